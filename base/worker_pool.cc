@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 
@@ -19,6 +19,17 @@ constexpr unsigned kMxcsrDefault = 0x1F80;  // all exceptions masked, round to n
 // far shorter than a scheduler tick.
 constexpr auto kSpinTime = std::chrono::microseconds(50);
 constexpr int kSpinsPerClockRead = 64;
+// A worker that others wait for may have lost its core to a gRPC thread: after this many spins give
+// ours away instead of burning it.
+constexpr int kSpinsPerYield = 4096;
+
+template <typename Condition>
+void SpinUntil(const Condition& condition) {
+  for (int spins = 1; !condition(); ++spins) {
+    _mm_pause();
+    if (spins % kSpinsPerYield == 0) sched_yield();
+  }
+}
 
 cpu_set_t UsableCpus() {
   cpu_set_t cpus;
@@ -84,7 +95,7 @@ void WorkerPool::RunErased(Task task, const void* function) {
   generation_.fetch_add(1, std::memory_order_seq_cst);
   if (num_sleeping_.load(std::memory_order_seq_cst) > 0) generation_.notify_all();
   task(function, 0);
-  while (num_done_.load(std::memory_order_acquire) != num_threads_ - 1) _mm_pause();
+  SpinUntil([&] { return num_done_.load(std::memory_order_acquire) == num_threads_ - 1; });
   _mm_setcsr(caller_mxcsr);
 }
 
@@ -96,7 +107,7 @@ void WorkerPool::Barrier() {
     barrier_generation_.store(generation + 1, std::memory_order_release);
     return;
   }
-  while (barrier_generation_.load(std::memory_order_acquire) == generation) _mm_pause();
+  SpinUntil([&] { return barrier_generation_.load(std::memory_order_acquire) != generation; });
 }
 
 void WorkerPool::WorkerLoop(int worker) {
