@@ -23,6 +23,7 @@ enum class FinishReason : uint8_t {
   kLength,          // max_tokens, or the context's or the pool's limit
   kCancelled,       // the client went away or asked for it
   kDeadline,        // the request's deadline passed
+  kShutdown,        // the daemon's drain ran out of time: UNAVAILABLE
   kNonFinite,       // INTERNAL: the model's logits were not finite
   kNoTokenLeft,     // masks and biases left no token to choose
 };
