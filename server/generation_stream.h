@@ -1,6 +1,6 @@
 #pragma once
 
-#include <functional>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -8,7 +8,9 @@
 
 #include "base/mutex.h"
 #include "model/tokenizer.h"
+#include "model/utf8.h"
 #include "scheduler/engine.h"
+#include "server/stop_matcher.h"
 
 namespace tessera {
 
@@ -16,7 +18,7 @@ namespace tessera {
 struct TextOptions {
   std::vector<std::string> stop_strings;  // none empty
   bool include_stop_string = false;
-  int min_tokens = 0;                     // stop strings are not looked for before
+  int min_tokens = 0;  // the text of the first min_tokens tokens is not searched for stop strings
 };
 
 // New text and tokens of one sequence. `text` is whole UTF-8 characters.
@@ -25,10 +27,73 @@ struct Delta {
   std::string text;
   std::vector<TokenId> token_ids;
   std::vector<std::vector<ScoredToken>> logprobs;  // one entry a token where asked for
+  // Index 0 only, in one delta: entry p scores prompt token p + 1.
+  std::vector<std::vector<ScoredToken>> prompt_logprobs;
   FinishReason finish = FinishReason::kNone;
-  std::string stop_string;   // with kStopString
-  TokenId stop_token = -1;   // with kStopToken
-  SequenceReport report;     // valid when finish != kNone
+  std::string stop_string;  // with kStopString
+  TokenId stop_token = -1;  // with kStopToken
+  SequenceReport report;    // valid when finish != kNone
+};
+
+// Appends a later delta of the same sequence, as if both had been one.
+void AppendDelta(Delta&& later, Delta* delta);
+
+struct DeltaBatch {
+  std::vector<Delta> deltas;  // at most one a sequence, ascending index; not empty
+  bool last = false;          // every sequence has had its delta with finish != kNone
+};
+
+// A protocol's side of a stream: pulls deltas whenever it can write.
+class DeltaWriter {
+ public:
+  virtual ~DeltaWriter() = default;
+  // There are deltas to take. Called on the publisher thread, with no lock held: must not block.
+  // Called once, and again only after TakeDeltas has returned nothing.
+  //
+  // So a writer needs no lock and no "write in flight" of its own: OnDeltasReady takes a batch and
+  // starts a write; when that is done, it takes the next and writes on, or finds nothing and
+  // returns.
+  virtual void OnDeltasReady() = 0;
+};
+
+// One request's output, free of any protocol: detokenizes, looks for stop strings, merges what the
+// reader has not taken yet and parks the request's sequences while that is too much.
+//
+// What a reader sees in total is a function of the tokens alone; only where one delta ends and the
+// next begins depends on timing. A stop string cuts text, token_ids, logprobs and usage at the
+// token that completed the match, whatever the engine ran on meanwhile. Special tokens and the stop
+// token that ends a sequence bring no text.
+//
+// Fed by the publisher thread, read by the protocol's threads. Each sequence gets exactly one delta
+// with finish != kNone, its last.
+class GenerationStream final : public TokenSink,
+                               public std::enable_shared_from_this<GenerationStream> {
+ public:
+  static constexpr int64_t kParkBytes = 256 * 1024;        // pending above this: park
+  static constexpr int64_t kResumeBytes = kParkBytes / 2;  // pending below this: resume
+
+  // *control and *tokenizer outlive the stream. The writer is released when the last batch has been
+  // taken or Start has refused: a writer may hold the stream, and both may own themselves.
+  GenerationStream(RequestControl* control, const Tokenizer* tokenizer, RequestId request,
+                   int num_sequences, TextOptions options, std::shared_ptr<DeltaWriter> writer);
+
+  // Submits the request with this stream as its sink; REQUIRES: a stream owned by a shared_ptr. Any
+  // status but OK: the engine's refusal, and the writer is never called. On OK it may be called
+  // before Start returns.
+  absl::Status Start(Engine* engine, Request request, SubmitRefusal* refusal = nullptr)
+      EXCLUDES_LOCK(mutex_);
+
+  // Everything that came since the last call; nothing: OnDeltasReady will be called when there is.
+  // Called by one thread at a time. Nothing after the last batch.
+  std::optional<DeltaBatch> TakeDeltas() EXCLUDES_LOCK(mutex_);
+
+  // The client is gone: cancels the request and drops what it will not read. The last batch still
+  // comes (with nothing but finishes), so that the writer has one way to end.
+  void Cancel() EXCLUDES_LOCK(mutex_);
+
+  void OnToken(TokenEvent event) override EXCLUDES_LOCK(mutex_);
+
+ private:
 };
 
 }  // namespace tessera
