@@ -1,0 +1,31 @@
+#pragma once
+
+#include <vector>
+
+#include "scheduler/sequence.h"
+
+namespace tessera {
+
+// One sequence's share of a step: rows for tokens [first, first + num_tokens).
+struct PlannedSequence {
+  Sequence* sequence = nullptr;
+  int first = 0;
+  int num_tokens = 0;
+  int num_scored = 0;   // of its rows, the first that score a prompt token
+  int num_samples = 0;  // sequences whose next token its last row chooses: 0, 1, or n at the fork
+};
+
+// What one step runs, in batch order. Belongs to the Scheduler; valid until its next Commit.
+struct StepPlan {
+  uint64_t step = 0;
+  std::vector<PlannedSequence> sequences;
+  std::vector<Sequence*> slot_starts;  // sequences whose slot is new
+  std::vector<PageCopy> page_copies;   // no page is both read and written by them
+  int num_tokens = 0;
+  int num_prefill_tokens = 0;  // rows other than one per decoding sequence
+  int num_samples = 0;         // sampled and scored rows
+
+  bool empty() const { return sequences.empty(); }
+};
+
+}  // namespace tessera
