@@ -29,12 +29,12 @@
 
 #define SIMD_INLINE [[gnu::always_inline]] inline
 
-#include "kernels/cpu/simd_scalar.h"
+#include "kernels/cpu/f32x1.h"
 
 #if defined(__AVX512F__)
-#include "kernels/cpu/simd_avx512.h"
+#include "kernels/cpu/f32x16_avx512.h"
 #elif defined(__AVX2__)
-#include "kernels/cpu/simd_avx2.h"
+#include "kernels/cpu/f32x16_avx2.h"
 #else
-#include "kernels/cpu/simd_portable.h"
+#include "kernels/cpu/f32x16_portable.h"
 #endif
