@@ -10,7 +10,10 @@
 #else
 #define THREAD_ATTRIBUTE_(x)
 #endif
+// Abseil's headers bring a GUARDED_BY that means the same.
+#ifndef GUARDED_BY
 #define GUARDED_BY(mutex) THREAD_ATTRIBUTE_(guarded_by(mutex))
+#endif
 #define REQUIRES_LOCK(...) THREAD_ATTRIBUTE_(exclusive_locks_required(__VA_ARGS__))
 #define EXCLUDES_LOCK(...) THREAD_ATTRIBUTE_(locks_excluded(__VA_ARGS__))
 

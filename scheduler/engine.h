@@ -13,8 +13,10 @@
 #include "base/mutex.h"
 #include "model/executor.h"
 #include "scheduler/clock.h"
+#include "scheduler/queue_door.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
+#include "scheduler/snapshot.h"
 #include "scheduler/step_builder.h"
 
 namespace tessera {
@@ -50,32 +52,8 @@ class EngineObserver {
   virtual void OnIdle(const SchedulerStats& stats) = 0;
 };
 
-// Why Submit refused, for programs; its status says the same to people.
-enum class RefusalReason : uint8_t {
-  kNone,
-  kInvalid,              // INVALID_ARGUMENT: could never run
-  kDraining,             // UNAVAILABLE
-  kTooManyRequests,      // RESOURCE_EXHAUSTED
-  kTooManyPromptTokens,  // RESOURCE_EXHAUSTED
-  kDeadline,  // DEADLINE_EXCEEDED: passed, or sooner than the queue is predicted to clear
-};
-
-struct SubmitRefusal {
-  RefusalReason reason = RefusalReason::kNone;
-  int64_t limit = 0;          // of the queue's requests or prompt tokens
-  int64_t actual = 0;         // what it would have become
-  TimeNs predicted_wait = 0;  // of a request at the queue's end; 0: not known
-};
-
-// What runs and what waits, taken between two steps.
-struct EngineSnapshot {
-  uint64_t step = 0;  // steps done when this was taken
-  TimeNs taken_at = 0;
-  SchedulerStats stats;
-  std::vector<SequenceSnapshot>
-      sequences;  // running first, then waiting in the order they will run
-};
-using SnapshotCallback = std::function<void(std::shared_ptr<const EngineSnapshot>)>;
+// Called on the publisher thread: must not block.
+using SnapshotCallback = std::function<void(std::shared_ptr<const SchedulerSnapshot>)>;
 
 // The commands that come back from streams to the engine. Thread-safe, never block, may be called
 // by a sink; take effect at the next step boundary, and are harmless for what has ended meanwhile.
@@ -139,7 +117,8 @@ class Engine final : public RequestControl {
 
   // Thread-safe. Takes a snapshot at the next step boundary and calls `done` on the publisher
   // thread. Those who ask during one step share one snapshot. UNAVAILABLE once the engine has
-  // stopped.
+  // stopped, RESOURCE_EXHAUSTED while kMaxSnapshotCallers wait for one.
+  static constexpr size_t kMaxSnapshotCallers = 64;
   absl::Status RequestSnapshot(SnapshotCallback done) EXCLUDES_LOCK(mutex_);
 
   // Thread-safe. Refuses new requests from now on; what is unfinished at the deadline ends with
@@ -155,6 +134,103 @@ class Engine final : public RequestControl {
   const ExecutorLimits& limits() const { return limits_; }
 
  private:
+  // What is wanted of one sequence, and whether the engine thread has yet to hear of it.
+  struct Wish {
+    bool finish = false;
+    bool parked = false;
+    bool news = false;
+  };
+  // An accepted request that has sequences left.
+  struct Unfinished {
+    std::shared_ptr<TokenSink> sink;
+    QueueDoor::Visitor visitor;
+    TimeNs arrived = 0;
+    int num_live = 0;                              // sequences
+    FinishReason cancelled = FinishReason::kNone;  // why, if it is wanted
+    std::vector<Wish> wishes;                      // [n]
+    bool news = false;                             // its id is in news_
+  };
+  enum class CommandKind : uint8_t { kCancel, kFinish, kPark, kResume };
+  struct Command {
+    CommandKind kind = CommandKind::kCancel;
+    RequestId id = 0;
+    int index = 0;
+    FinishReason reason = FinishReason::kNone;  // of kCancel
+  };
+  struct Delivery {
+    std::shared_ptr<TokenSink> sink;
+    TokenEvent event;
+  };
+  struct Answer {
+    SnapshotCallback done;
+    std::shared_ptr<const SchedulerSnapshot> snapshot;
+  };
+
+  Engine(const EngineOptions& options, Executor* executor);
+
+  // Any thread.
+  absl::Status CheckDoor(const Request& request, TimeNs now, SubmitRefusal* refusal) const
+      REQUIRES_LOCK(mutex_);
+  void Accept(Request request, std::shared_ptr<TokenSink> sink, TimeNs now) REQUIRES_LOCK(mutex_);
+  void AddNews(RequestId id, Unfinished* request) REQUIRES_LOCK(mutex_);
+  template <typename Change>
+  void ChangeWish(RequestId id, int index, Change change) EXCLUDES_LOCK(mutex_);
+
+  // Engine thread.
+  void RunSteps() EXCLUDES_LOCK(mutex_);
+  // Waits while there is nothing to do. False: drained.
+  bool TakeCommands() EXCLUDES_LOCK(mutex_);
+  void WaitForNews() REQUIRES_LOCK(mutex_);
+  bool HasNews() const REQUIRES_LOCK(mutex_);
+  void CollectCommands() REQUIRES_LOCK(mutex_);
+  void CancelAtDrainDeadline() REQUIRES_LOCK(mutex_);
+  void ApplyCommands();
+  void AnswerSnapshots() EXCLUDES_LOCK(mutex_);
+  void RunStep() EXCLUDES_LOCK(mutex_);
+  void NoteStarts(const StepPlan& plan) EXCLUDES_LOCK(mutex_);
+  void Deliver() EXCLUDES_LOCK(mutex_);
+  void QueueDelivery(TokenEvent event) REQUIRES_LOCK(mutex_);
+
+  // Publisher thread.
+  void PublishEvents() EXCLUDES_LOCK(mutex_);
+  bool TakeDeliveries(std::vector<Delivery>* deliveries, std::vector<Answer>* answers)
+      EXCLUDES_LOCK(mutex_);
+
+  const EngineOptions options_;
+  const ExecutorLimits limits_;
+  Clock* const clock_;
+  Executor* const executor_;
+
+  // Engine thread only, but for the scheduler's CheckAdmissible.
+  Scheduler scheduler_;
+  StepBuilder builder_;
+  std::vector<Request> taken_;
+  std::vector<Command> commands_;
+  std::vector<SnapshotCallback> askers_;
+  std::vector<TokenEvent> events_;
+  // The last plan was empty: nothing can run before there is news or a deadline.
+  bool idle_ = true;
+  int64_t started_prompt_tokens_ = 0;  // by the step in progress
+
+  mutable Mutex mutex_;
+  CondVar news_arrived_;        // for the engine thread
+  CondVar deliveries_arrived_;  // for the publisher thread
+  CondVar deliveries_taken_;    // for the engine thread
+  CondVar stopped_;             // for Drain
+  std::unordered_map<RequestId, Unfinished> unfinished_ GUARDED_BY(mutex_);
+  QueueDoor door_ GUARDED_BY(mutex_);
+  std::vector<Request> submissions_ GUARDED_BY(mutex_);
+  std::vector<RequestId> news_ GUARDED_BY(mutex_);
+  std::vector<SnapshotCallback> waiting_askers_ GUARDED_BY(mutex_);
+  std::vector<Delivery> deliveries_ GUARDED_BY(mutex_);
+  std::vector<Answer> answers_ GUARDED_BY(mutex_);
+  bool draining_ GUARDED_BY(mutex_) = false;
+  TimeNs drain_deadline_ GUARDED_BY(mutex_) = kNoDeadline;
+  bool steps_ended_ GUARDED_BY(mutex_) = false;
+  bool publisher_ended_ GUARDED_BY(mutex_) = false;
+
+  std::thread publisher_thread_;
+  std::thread engine_thread_;
 };
 
 }  // namespace tessera

@@ -4,6 +4,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -69,8 +71,9 @@ class DeltaWriter {
 class GenerationStream final : public TokenSink,
                                public std::enable_shared_from_this<GenerationStream> {
  public:
-  static constexpr int64_t kParkBytes = 256 * 1024;        // pending above this: park
-  static constexpr int64_t kResumeBytes = kParkBytes / 2;  // pending below this: resume
+  // Bytes not taken yet, or in the batch taken last: it is done with when the next is asked for.
+  static constexpr int64_t kParkBytes = 256 * 1024;        // above this all sequences are parked
+  static constexpr int64_t kResumeBytes = kParkBytes / 2;  // below this they go on
 
   // *control and *tokenizer outlive the stream. The writer is released when the last batch has been
   // taken or Start has refused: a writer may hold the stream, and both may own themselves.
@@ -94,6 +97,45 @@ class GenerationStream final : public TokenSink,
   void OnToken(TokenEvent event) override EXCLUDES_LOCK(mutex_);
 
  private:
+  // How far one sequence's text has come.
+  struct Sequence {
+    explicit Sequence(std::shared_ptr<const StopMatcher> matcher) : filter(std::move(matcher)) {}
+
+    Utf8Stream utf8;
+    StopFilter filter;
+    int num_tokens = 0;               // up to the one that completed a match
+    std::optional<int> matched_stop;  // index of the stop string: takes no more tokens
+    TimeNs matched_at = 0;
+    bool finished = false;
+    Delta pending;  // not taken yet
+    bool has_pending = false;
+  };
+
+  void Accept(TokenEvent* event, Sequence* sequence) REQUIRES_LOCK(mutex_);
+  void AppendToken(TokenEvent* event, Sequence* sequence) REQUIRES_LOCK(mutex_);
+  void AppendText(std::string_view text, TimeNs at, Sequence* sequence) REQUIRES_LOCK(mutex_);
+  void FinishSequence(const TokenEvent& event, Sequence* sequence) REQUIRES_LOCK(mutex_);
+  bool HasText(const TokenEvent& event) const;
+  DeltaBatch TakePending() REQUIRES_LOCK(mutex_);
+  void ParkIfTooMuch() REQUIRES_LOCK(mutex_);
+  void ResumeIfRead() REQUIRES_LOCK(mutex_);
+
+  RequestControl* const control_;
+  const Tokenizer* const tokenizer_;
+  const RequestId request_;
+  const TextOptions options_;
+
+  mutable Mutex mutex_;
+  std::shared_ptr<DeltaWriter> writer_ GUARDED_BY(mutex_);
+  std::vector<Sequence> sequences_ GUARDED_BY(mutex_);
+  int num_unfinished_ GUARDED_BY(mutex_);
+  // The writer found nothing at its last TakeDeltas, so the next delta must call it.
+  bool writer_waits_ GUARDED_BY(mutex_) = true;
+  bool client_gone_ GUARDED_BY(mutex_) = false;
+  bool parked_ GUARDED_BY(mutex_) = false;
+  // Memory of pending deltas, and of the batch that the writer took last and may still be writing.
+  int64_t pending_bytes_ GUARDED_BY(mutex_) = 0;
+  int64_t taken_bytes_ GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace tessera
