@@ -1,0 +1,129 @@
+#include "model/llama.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "model/rope_table.h"
+
+namespace tessera {
+namespace {
+
+DeviceBuffer AllocateFloats(Backend* backend, int64_t rows, int64_t cols) {
+  return backend->Allocate(static_cast<size_t>(rows * cols) * sizeof(float));
+}
+
+}  // namespace
+
+Llama::Llama(Backend* backend, const ModelConfig& config, ModelWeights weights,
+             const Limits& limits)
+    : backend_(*backend),
+      config_(config),
+      weights_(std::move(weights)),
+      attention_dim_(config.num_heads * config.head_dim),
+      qkv_dim_((config.num_heads + 2 * config.num_kv_heads) * config.head_dim) {
+  const int64_t rows = limits.max_rows;
+  const int64_t selected = limits.max_selected;
+  const int64_t rows_or_selected = std::max(rows, selected);
+  rope_cos_ = AllocateFloats(backend, limits.max_context, config.rope_dim / 2);
+  rope_sin_ = AllocateFloats(backend, limits.max_context, config.rope_dim / 2);
+  FillRopeTables({.num_positions = limits.max_context,
+                  .rope_dim = config.rope_dim,
+                  .base = config.rope_base,
+                  .factor = config.rope_factor,
+                  .divisors = weights_.rope_divisors},
+                 rope_cos_.As<float>(), rope_sin_.As<float>());
+  residual_ = AllocateFloats(backend, rows, config.hidden_dim);
+  normed_ = AllocateFloats(backend, rows_or_selected, config.hidden_dim);
+  qkv_ = AllocateFloats(backend, rows, qkv_dim_);
+  attended_ = AllocateFloats(backend, rows, attention_dim_);
+  projected_ = AllocateFloats(backend, rows_or_selected, config.hidden_dim);
+  gate_up_ = AllocateFloats(backend, rows_or_selected, int64_t{2} * config.ffn_dim);
+  activated_ = AllocateFloats(backend, rows_or_selected, config.ffn_dim);
+  selected_attended_ = AllocateFloats(backend, selected, attention_dim_);
+  selected_residual_ = AllocateFloats(backend, selected, config.hidden_dim);
+  logits_ = AllocateFloats(backend, kLogitsRows, config.vocab_size);
+  row_faults_ = backend->Allocate(static_cast<size_t>(rows));
+}
+
+void Llama::Forward(std::span<const TokenId> tokens, const SequenceBatch& batch,
+                    std::span<const int32_t> selected_rows, KvCache* cache) {
+  num_rows_ = batch.num_rows();
+  std::memset(row_faults_.As<uint8_t>(), 0, static_cast<size_t>(num_rows_));
+  const auto& layers = weights_.layers;
+  const int last = config_.num_layers - 1;
+
+  backend_.Embed(*weights_.token_embedding, tokens, residual_.As<float>());
+  backend_.RmsNorm(residual_.As<float>(), layers[0].attention_norm.As<float>(),
+                   config_.norm_epsilon, num_rows_, config_.hidden_dim, normed_.As<float>());
+  for (int i = 0; i < last; ++i) {
+    StoreKeysAndValues(i, batch, cache);
+    Attend(i, batch, *cache);
+    FinishLayer(layers[i], num_rows_, attended_, residual_, layers[i + 1].attention_norm);
+  }
+
+  StoreKeysAndValues(last, batch, cache);
+  if (selected_rows.empty()) return;
+  Attend(last, batch, *cache);
+  backend_.GatherRows(attended_.As<float>(), selected_rows, attention_dim_,
+                      selected_attended_.As<float>());
+  backend_.GatherRows(residual_.As<float>(), selected_rows, config_.hidden_dim,
+                      selected_residual_.As<float>());
+  FinishLayer(layers[last], static_cast<int64_t>(selected_rows.size()), selected_attended_,
+              selected_residual_, weights_.output_norm);
+}
+
+void Llama::StoreKeysAndValues(int layer_index, const SequenceBatch& batch, KvCache* cache) {
+  const LayerWeights& layer = weights_.layers[layer_index];
+  const PackedWeight* const qkv[] = {layer.q.get(), layer.k.get(), layer.v.get()};
+  backend_.Linear(normed_.As<float>(), num_rows_, qkv, qkv_.As<float>());
+  backend_.RopeStoreKv({.qkv = qkv_.As<float>(),
+                        .num_heads = config_.num_heads,
+                        .spec = cache->spec(),
+                        .pages = cache->layer(layer_index),
+                        .batch = &batch,
+                        .rope_cos = rope_cos_.As<float>(),
+                        .rope_sin = rope_sin_.As<float>(),
+                        .rope_dim = config_.rope_dim,
+                        .row_faults = row_faults_.As<uint8_t>()});
+}
+
+void Llama::Attend(int layer_index, const SequenceBatch& batch, const KvCache& cache) {
+  backend_.Attention({.q = qkv_.As<float>(),
+                      .q_stride = qkv_dim_,
+                      .out = attended_.As<float>(),
+                      .num_heads = config_.num_heads,
+                      .spec = cache.spec(),
+                      .pages = cache.layer(layer_index),
+                      .batch = &batch,
+                      .scale = config_.attention_scale,
+                      .window = config_.attention_window});
+}
+
+void Llama::FinishLayer(const LayerWeights& layer, int64_t num_rows, const DeviceBuffer& attended,
+                        const DeviceBuffer& residual, const DeviceBuffer& next_norm) {
+  const PackedWeight* const o[] = {layer.o.get()};
+  const PackedWeight* const gate_up[] = {layer.gate.get(), layer.up.get()};
+  const PackedWeight* const down[] = {layer.down.get()};
+  const auto add_norm = [&](const DeviceBuffer& norm) {
+    backend_.AddRmsNorm(projected_.As<float>(), norm.As<float>(), config_.norm_epsilon, num_rows,
+                        config_.hidden_dim, residual.As<float>(), normed_.As<float>());
+  };
+  backend_.Linear(attended.As<float>(), num_rows, o, projected_.As<float>());
+  add_norm(layer.ffn_norm);
+  backend_.Linear(normed_.As<float>(), num_rows, gate_up, gate_up_.As<float>());
+  backend_.SwiGlu(gate_up_.As<float>(), num_rows, config_.ffn_dim, activated_.As<float>());
+  backend_.Linear(activated_.As<float>(), num_rows, down, projected_.As<float>());
+  add_norm(next_norm);
+}
+
+float* Llama::Logits(int first, int count) {
+  CHECK_LE(count, kLogitsRows);
+  const PackedWeight* const output[] = {&weights_.output()};
+  backend_.Linear(normed_.As<float>() + int64_t{first} * config_.hidden_dim, count, output,
+                  logits_.As<float>());
+  return logits_.As<float>();
+}
+
+}  // namespace tessera

@@ -1,0 +1,221 @@
+#include "model/model_runner.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status.h"
+#include "model/weights.h"
+
+namespace tessera {
+namespace {
+
+constexpr int kMaxBatchTokens = 1 << 16;
+constexpr int kMaxRunning = 1 << 14;
+constexpr int kMaxPages = 1 << 24;
+constexpr int kLogprobsPerRow = kMaxLogprobs + 1;
+
+int PagesFor(int num_tokens) { return (num_tokens + kPageTokens - 1) / kPageTokens; }
+
+absl::Status CheckRange(const char* option, int value, int min, int max) {
+  if (value >= min && value <= max) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(option, ": expected ", min, " to ", max, ", got ", value));
+}
+
+int DefaultPages(const Backend& backend, const ModelConfig& config, int max_running,
+                 int max_context) {
+  const uint64_t page_bytes = KvCache::PageBytes(backend, config.kv_spec(), config.num_layers);
+  const uint64_t affordable = AvailableMemoryBytes() / 2 / page_bytes;
+  const uint64_t useful =
+      static_cast<uint64_t>(max_running) * static_cast<uint64_t>(PagesFor(max_context));
+  return static_cast<int>(std::clamp<uint64_t>(std::min(affordable, useful), 1, kMaxPages));
+}
+
+absl::StatusOr<ExecutorLimits> MakeLimits(const ModelRunnerOptions& options,
+                                          const ModelConfig& config, const Backend& backend) {
+  RETURN_IF_ERROR(CheckRange("max_batch_tokens", options.max_batch_tokens, 1, kMaxBatchTokens));
+  RETURN_IF_ERROR(CheckRange("max_running", options.max_running, 1, kMaxRunning));
+  RETURN_IF_ERROR(CheckRange("max_context", options.max_context, 0, config.max_context));
+  RETURN_IF_ERROR(CheckRange("num_pages", options.num_pages, 0, kMaxPages));
+  ExecutorLimits limits;
+  limits.page_tokens = kPageTokens;
+  limits.max_batch_tokens = options.max_batch_tokens;
+  limits.max_running = options.max_running;
+  limits.max_context = options.max_context > 0 ? options.max_context : config.max_context;
+  limits.num_pages = options.num_pages > 0
+                         ? options.num_pages
+                         : DefaultPages(backend, config, limits.max_running, limits.max_context);
+  // Every row may be wanted, and forks may share one.
+  limits.max_samples = std::max(limits.max_batch_tokens, limits.max_running);
+  limits.vocab_size = config.vocab_size;
+  return limits;
+}
+
+// "cpu-avx512vnni" and "cpu-avx2" give the same bits: they are one device class, "cpu".
+std::string DeviceClass(const Backend& backend) {
+  const std::string_view name = backend.name();
+  return std::string(name.substr(0, name.find('-')));
+}
+
+TokenStatus ToTokenStatus(SampleStatus status) {
+  switch (status) {
+    case SampleStatus::kOk:
+      return TokenStatus::kOk;
+    case SampleStatus::kNonFiniteLogits:
+      return TokenStatus::kNonFiniteLogits;
+    case SampleStatus::kNoTokenLeft:
+      return TokenStatus::kNoTokenLeft;
+  }
+  return TokenStatus::kNonFiniteLogits;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const GgufFile& file,
+                                                               std::unique_ptr<Backend> backend,
+                                                               const ModelRunnerOptions& options) {
+  ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(file));
+  ASSIGN_OR_RETURN(const ExecutorLimits limits, MakeLimits(options, config, *backend));
+  // Before the weights: a pool that is too large should fail at once.
+  ASSIGN_OR_RETURN(KvCache cache, KvCache::Create(backend.get(), config.kv_spec(),
+                                                  config.num_layers, limits.num_pages));
+  ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(file, config, backend.get()));
+  return std::unique_ptr<ModelRunner>(
+      new ModelRunner(std::move(backend), config, limits, std::move(weights), std::move(cache)));
+}
+
+ModelRunner::ModelRunner(std::unique_ptr<Backend> backend, const ModelConfig& config,
+                         const ExecutorLimits& limits, ModelWeights weights, KvCache cache)
+    : backend_(std::move(backend)),
+      config_(config),
+      limits_(limits),
+      fingerprint_(absl::StrCat("n", kNumericsVersion, "-", DeviceClass(*backend_), "-kvf16-",
+                                weights.hash)),
+      cache_(std::move(cache)),
+      llama_(backend_.get(), config, std::move(weights),
+             {.max_rows = limits.max_batch_tokens,
+              .max_selected = limits.max_samples,
+              .max_context = limits.max_context}),
+      slots_(limits.max_running, std::min(limits.vocab_size, limits.max_context)),
+      sample_rows_(Llama::kLogitsRows),
+      sample_results_(Llama::kLogitsRows),
+      chunk_logprobs_(size_t{Llama::kLogitsRows} * kLogprobsPerRow) {
+  const auto max_samples = static_cast<size_t>(limits.max_samples);
+  selected_rows_.reserve(max_samples);
+  selected_sequences_.reserve(max_samples);
+  sampled_.resize(max_samples);
+  logprobs_.resize(max_samples * kLogprobsPerRow);
+}
+
+StepTicket ModelRunner::Launch(const StepInput& input) {
+  CheckInput(input);
+  const SequenceBatch batch = {.query_starts = input.query_starts,
+                               .kv_lengths = input.kv_lengths,
+                               .page_starts = input.page_starts,
+                               .page_ids = input.page_ids};
+  for (const SlotStart& start : input.slot_starts) slots_.Start(start);
+  for (const PageCopy& copy : input.page_copies) cache_.CopyPage(copy);
+  SelectRows(input);
+  if (!input.tokens.empty()) {
+    llama_.Forward(input.tokens, batch, selected_rows_, &cache_);
+    backend_->Synchronize();
+    cache_.RecordFaults(batch, llama_.row_faults());
+  }
+  const int num_samples = static_cast<int>(input.samples.size());
+  for (int first = 0; first < num_samples; first += Llama::kLogitsRows) {
+    SampleChunk(input, batch, first, std::min(Llama::kLogitsRows, num_samples - first));
+  }
+  num_sampled_ = input.samples.size();
+  return ++last_ticket_;
+}
+
+StepResult ModelRunner::Wait(StepTicket ticket) {
+  CHECK_EQ(ticket, last_ticket_);
+  return {.tokens = std::span(sampled_).first(num_sampled_)};
+}
+
+void ModelRunner::CheckInput(const StepInput& input) const {
+  const size_t num_sequences = input.kv_lengths.size();
+  CHECK_LE(input.tokens.size(), static_cast<size_t>(limits_.max_batch_tokens));
+  CHECK_LE(input.samples.size(), static_cast<size_t>(limits_.max_samples));
+  CHECK_EQ(input.query_starts.size(), num_sequences + 1);
+  CHECK_EQ(input.page_starts.size(), num_sequences + 1);
+  CHECK_EQ(input.tokens.size(), static_cast<size_t>(input.query_starts.back()));
+  CHECK_EQ(input.page_ids.size(), static_cast<size_t>(input.page_starts.back()));
+  for (size_t i = 0; i < num_sequences; ++i) {
+    const int num_rows = input.query_starts[i + 1] - input.query_starts[i];
+    const int num_pages = input.page_starts[i + 1] - input.page_starts[i];
+    CHECK(num_rows >= 1 && num_rows <= input.kv_lengths[i]) << num_rows << " rows";
+    CHECK_LE(input.kv_lengths[i], limits_.max_context);
+    CHECK_GE(num_pages, PagesFor(input.kv_lengths[i]));
+  }
+  for (PageId page : input.page_ids) CHECK(page >= 0 && page < limits_.num_pages) << page;
+  for (TokenId token : input.tokens) CHECK(token >= 0 && token < limits_.vocab_size) << token;
+}
+
+// Samples come in row order, so that one walk finds each one's sequence.
+void ModelRunner::SelectRows(const StepInput& input) {
+  selected_rows_.clear();
+  selected_sequences_.clear();
+  int32_t sequence = 0;
+  for (const SampleRequest& request : input.samples) {
+    CHECK(request.row >= input.query_starts[sequence] && request.row < input.query_starts.back())
+        << "row " << request.row << " is out of order or outside the step";
+    while (request.row >= input.query_starts[sequence + 1]) ++sequence;
+    selected_rows_.push_back(request.row);
+    selected_sequences_.push_back(sequence);
+  }
+}
+
+void ModelRunner::SampleChunk(const StepInput& input, const SequenceBatch& batch, int first,
+                              int count) {
+  for (int i = 0; i < count; ++i) {
+    sample_rows_[i] = MakeSampleRow(input.samples[first + i]);
+    sample_results_[i] = {
+        .logprobs =
+            std::span(chunk_logprobs_).subspan(size_t{kLogprobsPerRow} * i, kLogprobsPerRow)};
+  }
+  backend_->Sample(llama_.Logits(first, count), config_.vocab_size,
+                   std::span(sample_rows_).first(count), std::span(sample_results_).first(count));
+  backend_->Synchronize();
+  for (int i = 0; i < count; ++i) {
+    const SampleRequest& request = input.samples[first + i];
+    const bool is_faulty =
+        cache_.IsFaulty(batch, selected_sequences_[first + i], request.position - 1);
+    StoreResult(request, is_faulty, sample_results_[i], first + i);
+  }
+}
+
+SampleRow ModelRunner::MakeSampleRow(const SampleRequest& request) const {
+  CHECK(slots_.IsStarted(request.slot)) << "slot " << request.slot << " has no sequence";
+  CHECK(request.num_logprobs >= 0 && request.num_logprobs <= kMaxLogprobs) << request.num_logprobs;
+  return {.params = &slots_.params(request.slot),
+          .position = request.position,
+          .seen = slots_.seen(request.slot),
+          .banned = request.banned,
+          .forced = request.forced,
+          .num_logprobs = request.num_logprobs,
+          .wants_logprob = request.wants_logprob};
+}
+
+void ModelRunner::StoreResult(const SampleRequest& request, bool is_faulty,
+                              const SampleResult& result, int index) {
+  SampledToken& sampled = sampled_[index];
+  sampled = {.token = result.token,
+             .status = is_faulty ? TokenStatus::kNonFiniteLogits : ToTokenStatus(result.status),
+             .logprobs = {}};
+  if (sampled.status != TokenStatus::kOk) return;
+  if (request.forced < 0) slots_.AddOutput(request.slot, result.token);
+  if (!request.wants_logprob) return;
+  const auto logprobs = std::span(logprobs_).subspan(size_t{kLogprobsPerRow} * index);
+  std::transform(result.logprobs.begin(), result.logprobs.end(), logprobs.begin(),
+                 [](const TokenLogprob& entry) {
+                   return ScoredToken{.token = entry.token, .logprob = entry.logprob};
+                 });
+  sampled.logprobs = logprobs.first(result.logprobs.size());
+}
+
+}  // namespace tessera
