@@ -1,0 +1,463 @@
+#pragma once
+
+// The attention kernel, compiled once for each instruction set
+// (attention_{portable,avx2,avx512}.cc).
+//
+// Every score is one FMA chain over the head dimension and every output element one FMA chain over
+// keys, ascending (docs/numerics.md). How many rows and vectors a register tile has, how rows are
+// grouped, and which keys beyond a row's own are multiplied by its zero probabilities changes no
+// bit.
+
+#include "kernels/cpu/attention_kernel.h"
+#include "kernels/cpu/kv_page.h"
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/vector_math.h"
+
+namespace tessera {
+namespace {
+
+constexpr int kTile = kAttentionTileTokens;
+constexpr int kSplitTiles = kAttentionSplitTokens / kAttentionTileTokens;
+constexpr int kTileVectors = kTile / 16;
+constexpr int kMaxGroupRows = 6;  // rows that share each load of K or V
+static_assert(kTile == kPageTokens, "a tile is read from one page");
+
+// Vectors of sums that fit in registers beside the operands.
+#if defined(__AVX512F__)
+constexpr int kMaxAccumulators = 24;
+#else
+constexpr int kMaxAccumulators = 6;
+#endif
+template <int kRows>
+constexpr int kMaxVectors = kMaxAccumulators / kRows < 4 ? kMaxAccumulators / kRows : 4;
+
+// Fewer rows than this read K and V from the page as fp16; more convert the tile once to fp32.
+constexpr int kMinRowsToConvert = 3 * kMaxGroupRows;
+
+constexpr float kMinusInfinity = -__builtin_inff();
+
+SIMD_INLINE int MinInt(int a, int b) { return a < b ? a : b; }
+SIMD_INLINE int MaxInt(int a, int b) { return a > b ? a : b; }
+SIMD_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+SIMD_INLINE F32x16 LoadElements(const float* p) { return Load(p); }
+SIMD_INLINE F32x16 LoadElements(const uint16_t* p) { return LoadHalf(p); }
+
+// An item's rows and keys, with what follows from them.
+struct Block {
+  const AttentionCall* call;
+  int kv_length;
+  int first_position;  // of the item's first row
+  int group;           // query heads per kv head
+  int num_packed_rows;
+  int padded_dim;
+  int part_stride;
+  int64_t head_offset;  // bytes, of this kv head's K in a page
+  const int32_t* page_ids;
+  float* q;       // [packed rows][head_dim], scaled
+  float* part;    // [packed rows][part_stride]: the softmax of the split at hand
+  float* total;   // same shape: of the splits before
+  float* k_tile;  // [head_dim][64]
+  float* v_tile;  // [64][padded_dim]
+};
+
+// A tile of keys for one group of rows; T is fp32 (converted) or fp16 (the page itself).
+template <typename T>
+struct Tile {
+  const T* k;
+  const T* v;
+  int64_t prefetch_bytes;  // from here to the next tile's K and V
+  int64_t first_key;
+};
+
+// Keys [begin, end) of a tile.
+struct KeyRange {
+  int begin;
+  int end;
+};
+
+SIMD_INLINE KeyRange VisibleKeys(const Block& block, int packed_row, int64_t first_key) {
+  const int64_t position = block.first_position + packed_row / block.group;
+  const int window = block.call->window;
+  const int64_t begin = window > 0 ? position - window + 1 : 0;
+  const int64_t end = block.call->causal ? position + 1 : block.kv_length;
+  const int64_t tile_begin = begin - first_key;
+  const int64_t tile_end = end - first_key;
+  return {static_cast<int>(tile_begin < 0       ? 0
+                           : tile_begin > kTile ? kTile
+                                                : tile_begin),
+          static_cast<int>(tile_end < 0       ? 0
+                           : tile_end > kTile ? kTile
+                                              : tile_end)};
+}
+
+// sums[r][j] += a[r][k] * b[k][16 j ...], k ascending.
+template <int kRows, int kVectors, typename T>
+SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const T* b, int64_t b_stride,
+                                    int64_t prefetch_bytes, int depth,
+                                    F32x16 (&sums)[kRows][kVectors]) {
+  for (int k = 0; k < depth; ++k, b += b_stride) {
+    if constexpr (sizeof(T) == 2) {
+      const char* next = reinterpret_cast<const char*>(b) + prefetch_bytes;
+      _mm_prefetch(next, _MM_HINT_T0);
+      if constexpr (kVectors > 2) _mm_prefetch(next + 64, _MM_HINT_T0);
+    }
+    F32x16 row[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) row[j] = LoadElements(b + 16 * j);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const F32x16 x = F32x16::Broadcast(a[r * a_stride + k]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sums[r][j] = Fma(x, row[j], sums[r][j]);
+    }
+  }
+}
+
+// p[r][key] = q[r] . k[key] for the keys of kVectors vectors.
+template <int kRows, int kVectors, typename T>
+SIMD_INLINE void ScoreVectors(const Block& block, const float* q, const T* k,
+                              int64_t prefetch_bytes, float* p) {
+  F32x16 sums[kRows][kVectors];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) sums[r][j] = F32x16::Zero();
+  }
+  const int head_dim = block.call->head_dim;
+  MultiplyAccumulate<kRows, kVectors>(q, head_dim, k, kTile, prefetch_bytes, head_dim, sums);
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) Store(p + r * kTile + 16 * j, sums[r][j]);
+  }
+}
+
+// o[r] = o[r] * correction[r] + p[r] . v, for the dimensions of kVectors vectors.
+template <int kRows, int kVectors, typename T>
+SIMD_INLINE void OutputVectors(const Block& block, const float* p, const float* correction,
+                               const T* v, int64_t prefetch_bytes, int num_keys, float* o) {
+  F32x16 sums[kRows][kVectors];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+    const F32x16 factor = F32x16::Broadcast(correction[r]);
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      sums[r][j] = Load(o + r * block.part_stride + 16 * j) * factor;
+    }
+  }
+  MultiplyAccumulate<kRows, kVectors>(p, kTile, v, block.padded_dim, prefetch_bytes, num_keys,
+                                      sums);
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) Store(o + r * block.part_stride + 16 * j, sums[r][j]);
+  }
+}
+
+// Calls step.template Run<n>(first) for runs of n <= kMax vectors, of nearly equal length, that
+// cover [begin, end).
+template <int kMax, typename Step>
+SIMD_INLINE void ForVectorRuns(int begin, int end, const Step& step) {
+  const int num_runs = (end - begin + kMax - 1) / kMax;
+  for (int run = 0; run < num_runs; ++run) {
+    const int first = begin + (end - begin) * run / num_runs;
+    const int length = begin + (end - begin) * (run + 1) / num_runs - first;
+    if (length == 1) step.template Run<1>(first);
+    if constexpr (kMax >= 2) {
+      if (length == 2) step.template Run<2>(first);
+    }
+    if constexpr (kMax >= 3) {
+      if (length == 3) step.template Run<3>(first);
+    }
+    if constexpr (kMax >= 4) {
+      if (length == 4) step.template Run<4>(first);
+    }
+  }
+}
+
+template <int kRows, typename T>
+struct ScoreStep {
+  const Block& block;
+  const Tile<T>& tile;
+  const float* q;
+  float* p;
+  template <int kVectors>
+  SIMD_INLINE void Run(int first) const {
+    ScoreVectors<kRows, kVectors>(block, q, tile.k + 16 * first, tile.prefetch_bytes,
+                                  p + 16 * first);
+  }
+};
+
+template <int kRows, typename T>
+struct OutputStep {
+  const Block& block;
+  const Tile<T>& tile;
+  const float* p;
+  const float* correction;
+  KeyRange keys;
+  float* o;
+  template <int kVectors>
+  SIMD_INLINE void Run(int first) const {
+    const T* v = tile.v + int64_t{keys.begin} * block.padded_dim + 16 * first;
+    OutputVectors<kRows, kVectors>(block, p + keys.begin, correction, v, tile.prefetch_bytes,
+                                   keys.end - keys.begin, o + 16 * first);
+  }
+};
+
+// Keys begin..end as lanes of vector j of the tile.
+SIMD_INLINE Mask16 LaneMask(KeyRange keys, int j) {
+  const int end = MinInt(MaxInt(keys.end - 16 * j, 0), 16);
+  const int begin = MinInt(MaxInt(keys.begin - 16 * j, 0), 16);
+  return And(FirstLanes(end), Not(FirstLanes(begin)));
+}
+
+// Turns a row's scores in vectors [first, last) of p into probabilities relative to its running
+// maximum, adds them to its sum, and returns the factor that its earlier o and sum shrink by.
+SIMD_INLINE float SoftmaxRow(const Block& block, KeyRange keys, int first, int last, float* p,
+                             float* part) {
+  float* sum_lanes = part + block.padded_dim;
+  float& maximum = sum_lanes[16];
+  const float cap_scale = block.call->cap_scale;
+  F32x16 best = F32x16::Broadcast(maximum);
+  for (int j = first; j < last; ++j) {
+    F32x16 score = Load(p + 16 * j);
+    if (cap_scale != 0.0f) score = F32x16::Broadcast(cap_scale) * Tanh(score);
+    score = Select(LaneMask(keys, j), score, F32x16::Broadcast(kMinusInfinity));
+    Store(p + 16 * j, score);
+    best = Max(best, score);
+  }
+  const float new_maximum = ReduceMax(best);
+  F32x16 sum = F32x16::Zero();
+  for (int j = first; j < last; ++j) {
+    const F32x16 e = Exp2(Load(p + 16 * j) - F32x16::Broadcast(new_maximum));
+    Store(p + 16 * j, e);
+    sum = sum + e;
+  }
+  const float correction = new_maximum == maximum ? 1.0f : Exp2(maximum - new_maximum);
+  Store(sum_lanes, Fma(Load(sum_lanes), F32x16::Broadcast(correction), sum));
+  maximum = new_maximum;
+  return correction;
+}
+
+// Rows [first_row, first_row + kRows) of the block against one tile.
+template <int kRows, typename T>
+[[gnu::noinline]] void AttendGroup(const Block& block, int first_row, const Tile<T>& tile) {
+  const KeyRange first_keys = VisibleKeys(block, first_row, tile.first_key);
+  const KeyRange last_keys = VisibleKeys(block, first_row + kRows - 1, tile.first_key);
+  const KeyRange keys = {first_keys.begin, last_keys.end};  // both ends ascend with the row
+  if (keys.begin >= keys.end) return;
+  const int first = keys.begin / 16;
+  const int last = (keys.end + 15) / 16;
+
+  alignas(64) float p[kRows * kTile];
+  float correction[kRows];
+  float* part = block.part + int64_t{first_row} * block.part_stride;
+  const float* q = block.q + int64_t{first_row} * block.call->head_dim;
+  ForVectorRuns<kMaxVectors<kRows>>(first, last, ScoreStep<kRows, T>{block, tile, q, p});
+  for (int r = 0; r < kRows; ++r) {
+    const KeyRange row_keys = VisibleKeys(block, first_row + r, tile.first_key);
+    float* row_p = p + r * kTile;
+    if (row_keys.begin < row_keys.end) {
+      correction[r] = SoftmaxRow(block, row_keys, first, last, row_p, part + r * block.part_stride);
+      continue;
+    }
+    for (int j = first; j < last; ++j) Store(row_p + 16 * j, F32x16::Zero());
+    correction[r] = 1.0f;
+  }
+  ForVectorRuns<kMaxVectors<kRows>>(0, block.padded_dim / 16,
+                                    OutputStep<kRows, T>{block, tile, p, correction, keys, part});
+}
+
+// All rows of the block, in groups of nearly equal size.
+template <typename T>
+SIMD_INLINE void AttendTile(const Block& block, const Tile<T>& tile) {
+  const int num_groups = (block.num_packed_rows + kMaxGroupRows - 1) / kMaxGroupRows;
+  for (int g = 0; g < num_groups; ++g) {
+    const int first = block.num_packed_rows * g / num_groups;
+    switch (block.num_packed_rows * (g + 1) / num_groups - first) {
+      case 1:
+        AttendGroup<1, T>(block, first, tile);
+        break;
+      case 2:
+        AttendGroup<2, T>(block, first, tile);
+        break;
+      case 3:
+        AttendGroup<3, T>(block, first, tile);
+        break;
+      case 4:
+        AttendGroup<4, T>(block, first, tile);
+        break;
+      case 5:
+        AttendGroup<5, T>(block, first, tile);
+        break;
+      default:
+        AttendGroup<6, T>(block, first, tile);
+        break;
+    }
+  }
+}
+
+SIMD_INLINE const uint16_t* PageKeys(const Block& block, int64_t tile_index) {
+  return reinterpret_cast<const uint16_t*>(
+      block.call->pages + block.page_ids[tile_index] * block.call->page_bytes + block.head_offset);
+}
+
+SIMD_INLINE void ConvertHalfs(const uint16_t* in, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i += 16) Store(out + i, LoadHalf(in + i));
+}
+
+SIMD_INLINE void AttendPage(const Block& block, int64_t tile_index, int64_t end_tile) {
+  const int64_t first_key = tile_index * kTile;
+  const int head_dim = block.call->head_dim;
+  const uint16_t* k = PageKeys(block, tile_index);
+  const uint16_t* v = k + ValueOffset(head_dim);
+  if (block.num_packed_rows < kMinRowsToConvert) {
+    const uint16_t* next = tile_index + 1 < end_tile ? PageKeys(block, tile_index + 1) : k;
+    const int64_t prefetch_bytes =
+        static_cast<int64_t>(reinterpret_cast<intptr_t>(next) - reinterpret_cast<intptr_t>(k));
+    AttendTile(block, Tile<uint16_t>{k, v, prefetch_bytes, first_key});
+    return;
+  }
+  const KeyRange last_keys = VisibleKeys(block, block.num_packed_rows - 1, first_key);
+  ConvertHalfs(k, int64_t{head_dim} * kTile, block.k_tile);
+  ConvertHalfs(v, int64_t{last_keys.end} * block.padded_dim, block.v_tile);
+  AttendTile(block, Tile<float>{block.k_tile, block.v_tile, 0, first_key});
+}
+
+SIMD_INLINE void ClearParts(const Block& block, float* parts) {
+  for (int r = 0; r < block.num_packed_rows; ++r) {
+    float* part = parts + int64_t{r} * block.part_stride;
+    for (int i = 0; i < block.padded_dim + 16; i += 16) Store(part + i, F32x16::Zero());
+    part[block.padded_dim + 16] = kMinusInfinity;
+  }
+}
+
+// The tiles of `split` that some row sees.
+SIMD_INLINE void AttendSplit(const Block& block, int64_t split) {
+  const int64_t last_position = block.first_position + (block.num_packed_rows - 1) / block.group;
+  const int64_t end_key = block.call->causal ? last_position + 1 : block.kv_length;
+  const int window = block.call->window;
+  const int64_t first_key = window > 0 ? block.first_position - window + 1 : 0;
+  int64_t tile = split * kSplitTiles;
+  int64_t end_tile = tile + kSplitTiles;
+  if (tile * kTile < first_key) tile = first_key / kTile;
+  if (end_tile > CeilDiv(end_key, kTile)) end_tile = CeilDiv(end_key, kTile);
+  for (; tile < end_tile; ++tile) AttendPage(block, tile, end_tile);
+}
+
+// total = the softmax over total's keys, then part's. An empty side changes no bit of the other.
+SIMD_INLINE void MergeRow(int padded_dim, const float* part, float* total) {
+  const int maximum = padded_dim + 16;
+  const bool part_is_empty = part[maximum] == kMinusInfinity && part[padded_dim] == 0.0f;
+  const bool total_is_empty = total[maximum] == kMinusInfinity && total[padded_dim] == 0.0f;
+  if (part_is_empty) return;
+  float part_factor = 1.0f;
+  float total_factor = 0.0f;
+  float new_maximum = part[maximum];
+  if (!total_is_empty) {
+    if (!(total[maximum] <= new_maximum)) new_maximum = total[maximum];
+    total_factor = Exp2(total[maximum] - new_maximum);
+    part_factor = Exp2(part[maximum] - new_maximum);
+  }
+  for (int i = 0; i < maximum; i += 16) {
+    const F32x16 shrunk = Load(total + i) * F32x16::Broadcast(total_factor);
+    Store(total + i, Fma(Load(part + i), F32x16::Broadcast(part_factor), shrunk));
+  }
+  total[maximum] = new_maximum;
+}
+
+// out = o / sum. Adding 0 makes the sign of a zero independent of how many invisible keys, times
+// probability 0, a neighbour's keys added to the chain.
+SIMD_INLINE void WriteRow(const Block& block, const AttentionItem& item, int packed_row) {
+  const AttentionCall& call = *block.call;
+  const float* total = block.total + int64_t{packed_row} * block.part_stride;
+  const float sum = ReduceAdd(Load(total + block.padded_dim));
+  const F32x16 inverse = F32x16::Broadcast(sum == 0.0f ? 0.0f : 1.0f / sum);
+  const int64_t row = call.query_starts[item.sequence] + item.first_row + packed_row / block.group;
+  const int64_t head = int64_t{item.kv_head} * block.group + packed_row % block.group;
+  float* out = call.out + (row * call.num_heads + head) * call.head_dim;
+  for (int d = 0; d < call.head_dim; d += 16) {
+    const F32x16 value = Load(total + d) * inverse + F32x16::Zero();
+    StoreFirst(out + d, value, MinInt(16, call.head_dim - d));
+  }
+}
+
+SIMD_INLINE Block MakeBlock(const AttentionCall& call, const AttentionItem& item, float* scratch) {
+  Block block;
+  const int num_new_rows = call.query_starts[item.sequence + 1] - call.query_starts[item.sequence];
+  block.call = &call;
+  block.kv_length = call.kv_lengths[item.sequence];
+  block.first_position = block.kv_length - num_new_rows + item.first_row;
+  block.group = call.num_heads / call.num_kv_heads;
+  block.num_packed_rows = item.num_rows * block.group;
+  block.padded_dim = PaddedHeadDim(call.head_dim);
+  block.part_stride = AttentionPartStride(block.padded_dim);
+  block.head_offset = KvHeadStride(call.head_dim) * item.kv_head * int64_t{sizeof(uint16_t)};
+  block.page_ids = call.page_ids + call.page_starts[item.sequence];
+  block.k_tile = scratch;
+  block.v_tile = block.k_tile + int64_t{kTile} * call.head_dim;
+  block.part = block.v_tile + int64_t{kTile} * block.padded_dim;
+  block.total = block.part + int64_t{block.num_packed_rows} * block.part_stride;
+  block.q = block.total + int64_t{block.num_packed_rows} * block.part_stride;
+  return block;
+}
+
+SIMD_INLINE void PackQueries(const Block& block, const AttentionItem& item) {
+  const AttentionCall& call = *block.call;
+  const int64_t row0 = call.query_starts[item.sequence] + item.first_row;
+  const F32x16 scale = F32x16::Broadcast(call.q_scale);
+  const int64_t group_dim = int64_t{block.group} * call.head_dim;  // heads of a group lie together
+  for (int r = 0; r < item.num_rows; ++r) {
+    const float* q = call.q + (row0 + r) * call.q_stride + item.kv_head * group_dim;
+    float* packed = block.q + r * group_dim;
+    for (int64_t i = 0; i < group_dim; i += 16) {
+      const int n = group_dim - i < 16 ? static_cast<int>(group_dim - i) : 16;
+      StoreFirst(packed + i, LoadFirst(q + i, n) * scale, n);
+    }
+  }
+}
+
+void RunItem(const AttentionCall& call, const AttentionItem& item, float* parts, float* scratch) {
+  Block block = MakeBlock(call, item, scratch);
+  PackQueries(block, item);
+  const int64_t split_stride = int64_t{block.num_packed_rows} * block.part_stride;
+  if (item.parts >= 0) {
+    for (int split = item.first_split; split < item.end_split; ++split) {
+      block.part = parts + item.parts + (split - item.block_first_split) * split_stride;
+      ClearParts(block, block.part);
+      AttendSplit(block, split);
+    }
+    return;
+  }
+  ClearParts(block, block.total);
+  for (int split = item.first_split; split < item.end_split; ++split) {
+    ClearParts(block, block.part);
+    AttendSplit(block, split);
+    for (int r = 0; r < block.num_packed_rows; ++r) {
+      const int64_t offset = int64_t{r} * block.part_stride;
+      MergeRow(block.padded_dim, block.part + offset, block.total + offset);
+    }
+  }
+  for (int r = 0; r < block.num_packed_rows; ++r) WriteRow(block, item, r);
+}
+
+void MergeItem(const AttentionCall& call, const AttentionItem& item, const float* parts,
+               float* scratch) {
+  const Block block = MakeBlock(call, item, scratch);
+  const int64_t split_stride = int64_t{block.num_packed_rows} * block.part_stride;
+  ClearParts(block, block.total);
+  for (int split = item.first_split; split < item.end_split; ++split) {
+    const float* part = parts + item.parts + (split - item.block_first_split) * split_stride;
+    for (int r = 0; r < block.num_packed_rows; ++r) {
+      const int64_t offset = int64_t{r} * block.part_stride;
+      MergeRow(block.padded_dim, part + offset, block.total + offset);
+    }
+  }
+  for (int r = 0; r < block.num_packed_rows; ++r) WriteRow(block, item, r);
+}
+
+constexpr AttentionKernel kKernel = {RunItem, MergeItem};
+
+}  // namespace
+}  // namespace tessera

@@ -1,0 +1,7 @@
+#include "kernels/cpu/attention_kernel_impl.h"
+
+namespace tessera {
+
+const AttentionKernel kAttentionPortable = kKernel;
+
+}  // namespace tessera

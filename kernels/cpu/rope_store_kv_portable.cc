@@ -1,0 +1,7 @@
+#include "kernels/cpu/rope_store_kv_kernel_impl.h"
+
+namespace tessera {
+
+const RopeStoreKvKernel kRopeStoreKvPortable = kKernel;
+
+}  // namespace tessera
