@@ -28,7 +28,7 @@ class PageCache {
 
   int num_pages() const { return pool_.num_pages(); }
   int num_free() const { return pool_.num_free(); }
-  int num_cached() const { return num_cached_; }
+  int num_cached() const { return pool_.num_reusable(); }
   int PagesFor(int num_tokens) const { return (num_tokens + page_tokens_ - 1) / page_tokens_; }
   bool is_shared(PageId page) const { return pool_.references(page) > 1; }
 
@@ -58,7 +58,6 @@ class PageCache {
   void Release(uint64_t salt, std::span<const TokenId> tokens, bool publish_tail,
                std::vector<PageId>* table);
 
-  // Forgets every cached prefix that no sequence holds.
   const PagePool& pool() const { return pool_; }
   const PrefixIndex& index() const { return index_; }
   void CheckInvariants() const;
@@ -72,7 +71,6 @@ class PageCache {
   PagePool pool_;
   PrefixIndex index_;
   std::vector<PageId> copy_sources_;
-  int num_cached_ = 0;
 };
 
 }  // namespace tessera

@@ -18,6 +18,7 @@ class PagePool {
 
   int num_pages() const { return static_cast<int>(pages_.size()); }
   int num_free() const { return num_free_; }
+  int num_reusable() const { return num_reusable_; }  // of those, released as reusable
   int references(PageId page) const { return pages_[page].num_references; }
   bool is_free(PageId page) const { return pages_[page].is_free; }
 
@@ -41,6 +42,7 @@ class PagePool {
     PageId previous = -1;
     PageId next = -1;
     bool is_free = false;
+    bool is_reusable = false;
   };
 
   void Unlink(PageId page);
@@ -52,6 +54,7 @@ class PagePool {
   PageId front_ = -1;
   PageId back_ = -1;
   int num_free_ = 0;
+  int num_reusable_ = 0;
 };
 
 }  // namespace tessera

@@ -26,6 +26,7 @@ class PrefixIndex {
   bool Contains(PageId page) const { return entries_[page].num_tokens > 0; }
   int num_tokens(PageId page) const { return entries_[page].num_tokens; }
   PageId parent(PageId page) const { return entries_[page].parent; }
+  uint64_t salt(PageId page) const { return entries_[page].salt; }
   std::span<const TokenId> tokens(PageId page) const;
 
   // The indexed full page with these tokens, or kNoPage. REQUIRES: tokens fill a page.
@@ -64,7 +65,6 @@ class PrefixIndex {
   using Buckets = std::vector<PageId>;
 
   uint32_t BucketOf(uint64_t hash) const;
-  uint64_t HashOf(uint64_t salt, PageId parent, std::span<const TokenId> tokens) const;
   void LinkIn(Buckets* buckets, Link Entry::*link, PageId page, uint32_t bucket);
   void LinkOut(Buckets* buckets, Link Entry::*link, PageId page);
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <set>
+#include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -42,6 +43,7 @@ struct SchedulerStats {
   int num_pages_cached = 0;  // free to take, but still holding a reusable prefix
   int64_t waiting_prompt_tokens = 0;
   // Since start:
+  int64_t num_requests = 0;
   int64_t num_preemptions = 0;
   int64_t recomputed_tokens = 0;
   int64_t prefix_queried_tokens = 0;
@@ -118,35 +120,108 @@ class Scheduler {
   RequestState* FindRequest(RequestId id) const;
   Sequence* FindSequence(RequestId id, int index) const;
   void End(Sequence* sequence, TokenEvent event, TimeNs now, std::vector<TokenEvent>* events);
+  void EndAll(RequestState* request, FinishReason reason, TimeNs now,
+              std::vector<TokenEvent>* events);
   void Free(Sequence* sequence, bool publish_tail);
-  void ForgetFinished(RequestState* request);
-  void ExpireDeadlines(TimeNs now, std::vector<TokenEvent>* events);
+  void ReleaseSlots(Sequence* sequence);
+  void InsertRunning(Sequence* sequence);
+  void DropDeparted();
+  void ForgetEnded();
 
   // scheduler_plan.cc: rows for running sequences.
   void BeginStep(TimeNs now);
+  void ExpireDeadlines(std::vector<TokenEvent>* events);
   void PlanDecodes();
   void PlanPrefills();
   void GiveLeftoverRows();
   void PlanRows(Sequence* sequence, int max_rows);
   int RowsWithinSamples(const Sequence& sequence, int num_rows) const;
+  void AddToPlan(Sequence* sequence, int num_rows);
   bool ReserveNextPage(Sequence* sequence);
-  bool MakePageFree(Sequence* beneficiary);
+  int rows_left() const { return limits_.max_batch_tokens - plan_.num_tokens; }
 
   // scheduler_preempt.cc: who gives way.
-  Sequence* PickVictim(const Sequence& beneficiary) const;
+  bool MakePageFree(Sequence* beneficiary);
+  void PreemptForWaiting();
+  bool FitsWithout(const Sequence& waiting, const std::vector<Sequence*>& victims);
+  bool GivesWayTo(const Sequence& waiting, const Sequence& running) const;
+  bool GivesWayBefore(const Sequence& a, const Sequence& b) const;
+  int NumOwnPages(const Sequence& sequence) const;
   void Preempt(Sequence* victim);
 
   // scheduler_admit.cc: who starts.
+  struct Candidate {
+    Sequence* sequence = nullptr;
+    int priority = 0;             // to run with: better than its own where it is overdue
+    bool is_overdue = false;      // chosen for its wait
+    bool passes_overdue = false;  // chosen although another is overdue
+  };
   void AdmitWaiting();
-  Sequence* NextCandidate();
-  WaitReason TryAdmit(Sequence* sequence);
-  bool WaitsForSharedPrefix(const Sequence& sequence) const;
-  void Start(Sequence* sequence);
+  bool MayPass(const Sequence& blocked) const;
+  Candidate NextCandidate() const;
+  WaitReason TryAdmit(const Candidate& candidate);
+  bool StaysPartial(const Sequence& sequence) const;
+  void MatchPrefix(const Sequence& sequence);
+  bool WaitsForSharedPrefix(const Sequence& waiting) const;
+  bool IsWorthWaitingFor(const Sequence& running, std::span<const TokenId> tokens) const;
+  bool FitsPages(const Sequence& sequence, int num_free, int num_to_grow);
+  int NumPagesToGrow() const;
+  int NumPagesToGrow(const Sequence& running) const;
+  void Start(const Candidate& candidate);
+  void TakeSlots(Sequence* sequence);
+  void TakePages(Sequence* sequence);
+  void AccountStart(Sequence* sequence);
+
+  // scheduler_commit.cc: what a step brought.
+  using Samples = std::span<const SampledToken>;
+  void CommitSequence(const PlannedSequence& planned, Samples samples, TimeNs now,
+                      std::vector<TokenEvent>* events);
+  void KeepPromptScores(const PlannedSequence& planned, Samples scores);
+  void PublishPages(Sequence* sequence);
+  void Fork(Sequence* sequence);
+  void AcceptSample(Sequence* sequence, const SampledToken& sample, TimeNs now,
+                    std::vector<TokenEvent>* events);
+
+  // scheduler_explain.cc
+  SequenceSnapshot Describe(const Sequence& sequence, TimeNs now) const;
+  WaitReason ReasonToWait(const Sequence& sequence, const Sequence& first) const;
+
+  // scheduler_invariants.cc
+  void CheckQueue() const;
+  void CheckSequence(const Sequence& sequence) const;
+  void CheckPageReferences() const;
+  void CheckPlan() const;
 
   const ExecutorLimits limits_;
   const SchedulerOptions options_;
   const int num_slots_;   // sequences that may run at once
   const int max_length_;  // tokens a sequence may reach: the context or the whole pool
+  const int max_chunk_;   // rows of one prompt a step while others want some
+
+  PageCache cache_;
+  TenantLedger ledger_;
+  WaitingQueue waiting_;
+  std::unordered_map<RequestId, std::unique_ptr<RequestState>> requests_;
+  std::set<std::pair<TimeNs, RequestId>> deadlines_;
+  // Pinned sequences by age, then the others by priority and age: who is planned first when pages
+  // are short. May hold sequences that left kRunning until DropDeparted.
+  std::vector<Sequence*> running_;
+  std::vector<RequestState*> ended_;  // to be forgotten once nothing is in flight
+  std::vector<int32_t> free_slots_;
+
+  StepPlan plan_;
+  uint64_t step_ = 0;
+  TimeNs now_ = 0;  // of the last Plan
+  bool in_flight_ = false;
+  bool pages_ran_out_ = false;  // in this step: nothing starts
+  int num_partial_ = 0;         // prompts half computed after this step
+  int num_admitted_past_overdue_ = 0;
+  PrefixMatch match_;               // of the candidate at hand
+  std::vector<Sequence*> blocked_;  // in this step: what later candidates pass
+  std::vector<Sequence*> victims_;
+  WaitReason admission_stopped_by_ = WaitReason::kNone;
+
+  SchedulerStats stats_;
 };
 
 }  // namespace tessera

@@ -40,9 +40,8 @@ struct Sequence {
   int index = 0;
   SequenceState state = SequenceState::kWaiting;
   bool parked = false;
-  bool pinned = false;      // preempted max_preemptions times: gives way only to older pinned ones
-  bool fresh_slot = false;  // the executor has not been told of the slot yet
-  int priority = 0;         // the request's, or better once it was overdue
+  bool pinned = false;  // preempted max_preemptions times: gives way only to older pinned ones
+  int priority = 0;     // the request's, or better once it was overdue
 
   SamplingParams sampling;      // with this sequence's own seed
   std::vector<TokenId> tokens;  // prompt, then output
@@ -62,9 +61,11 @@ struct Sequence {
   WaitReason wait_reason = WaitReason::kNone;
 
   uint64_t planned_in_step = 0;
+  int plan_index = 0;  // in that step's plan
   SequenceReport report;
 
   int num_outputs() const;
+  int num_slots() const;  // that it takes to run: before the fork, one for each of the request's
   int num_lacking() const { return static_cast<int>(tokens.size()) - scheduled; }
 };
 
@@ -77,7 +78,7 @@ struct RequestState {
   int max_length = 0;    // of a sequence, prompt included
   int num_live = 0;      // sequences not yet finished
   bool forked = false;   // or n = 1
-  bool charged = false;  // its prompt has been charged to the tenant
+  bool started = false;  // has run, even if it waits again
   std::vector<Sequence> sequences;
 
   int num_scored = 0;  // prompt rows scored so far, for prompt logprobs
@@ -88,6 +89,10 @@ struct RequestState {
 
 inline int Sequence::num_outputs() const {
   return static_cast<int>(tokens.size()) - owner->prompt_length;
+}
+
+inline int Sequence::num_slots() const {
+  return index == 0 && !owner->forked ? owner->request.num_sequences : 1;
 }
 
 }  // namespace tessera

@@ -11,8 +11,9 @@ struct PlannedSequence {
   Sequence* sequence = nullptr;
   int first = 0;
   int num_tokens = 0;
-  int num_scored = 0;   // of its rows, the first that score a prompt token
-  int num_samples = 0;  // sequences whose next token its last row chooses: 0, 1, or n at the fork
+  int first_scored = 0;  // position of the first row that scores a prompt token
+  int num_scored = 0;    // rows from there on that do
+  int num_samples = 0;   // sequences whose next token its last row chooses: 0, 1, or n at the fork
 };
 
 // What one step runs, in batch order. Belongs to the Scheduler; valid until its next Commit.

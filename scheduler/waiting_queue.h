@@ -40,7 +40,8 @@ class WaitingQueue {
   using Band = std::vector<Line>;  // one line a tenant that waits in it
 
   static Line* FindLine(Band* band, TenantId tenant);
-  const Line* LeastServed(const Band& band, uint64_t step, TimeNs arrived_before) const;
+  Sequence* LeastServed(const Band& band, uint64_t step) const;
+  bool GoesFirst(const Sequence& a, const Sequence& b) const;
 
   TenantLedger* const ledger_;
   std::map<int, Band> bands_;  // by priority

@@ -1,0 +1,134 @@
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "scheduler/scheduler.h"
+
+namespace tessera {
+namespace {
+
+FinishReason ReasonToEnd(const Sequence& sequence) {
+  const RequestState& owner = *sequence.owner;
+  const bool may_stop = sequence.num_outputs() > owner.request.min_tokens;
+  const auto& stops = owner.request.stop_tokens;
+  if (may_stop && std::ranges::find(stops, sequence.tokens.back()) != stops.end()) {
+    return FinishReason::kStopToken;
+  }
+  const bool is_full = static_cast<int>(sequence.tokens.size()) >= owner.max_length;
+  return is_full ? FinishReason::kLength : FinishReason::kNone;
+}
+
+FinishReason ReasonToEnd(TokenStatus status) {
+  if (status == TokenStatus::kNonFiniteLogits) return FinishReason::kNonFinite;
+  return status == TokenStatus::kNoTokenLeft ? FinishReason::kNoTokenLeft : FinishReason::kNone;
+}
+
+bool IsNonFinite(const SampledToken& sample) {
+  return sample.status == TokenStatus::kNonFiniteLogits;
+}
+
+}  // namespace
+
+void Scheduler::Commit(const StepResult& result, TimeNs now, std::vector<TokenEvent>* events) {
+  CHECK(in_flight_) << "no step is in flight";
+  CHECK_EQ(static_cast<int>(result.tokens.size()), plan_.num_samples);
+  in_flight_ = false;
+  cache_.ReleaseCopySources();
+  Samples samples = result.tokens;
+  for (const PlannedSequence& planned : plan_.sequences) {
+    const size_t num_samples = planned.num_scored + planned.num_samples;
+    CommitSequence(planned, samples.first(num_samples), now, events);
+    samples = samples.subspan(num_samples);
+  }
+  ForgetEnded();
+}
+
+void Scheduler::CommitSequence(const PlannedSequence& planned, Samples samples, TimeNs now,
+                               std::vector<TokenEvent>* events) {
+  Sequence* const sequence = planned.sequence;
+  sequence->committed = sequence->scheduled;
+  const Samples scores = samples.first(planned.num_scored);
+  const Samples choices = samples.subspan(planned.num_scored);
+  if (std::ranges::any_of(scores, IsNonFinite) && sequence->state != SequenceState::kRetiring) {
+    EndAll(sequence->owner, FinishReason::kNonFinite, now, events);
+    return;
+  }
+  if (std::ranges::none_of(samples, IsNonFinite)) PublishPages(sequence);
+  if (sequence->state == SequenceState::kRetiring) {
+    Free(sequence, std::ranges::none_of(samples, IsNonFinite));
+    sequence->state = SequenceState::kFinished;
+    return;
+  }
+  KeepPromptScores(planned, scores);
+  if (choices.empty()) return;
+  if (!sequence->owner->forked) Fork(sequence);
+  if (choices.size() == 1) {
+    AcceptSample(sequence, choices[0], now, events);
+    return;
+  }
+  for (size_t i = 0; i < choices.size(); ++i) {
+    AcceptSample(&sequence->owner->sequences[i], choices[i], now, events);
+  }
+}
+
+void Scheduler::KeepPromptScores(const PlannedSequence& planned, Samples scores) {
+  RequestState* const owner = planned.sequence->owner;
+  for (const SampledToken& score : scores) {
+    owner->prompt_logprobs.emplace_back(score.logprobs.begin(), score.logprobs.end());
+  }
+  owner->num_scored += planned.num_scored;
+}
+
+void Scheduler::PublishPages(Sequence* sequence) {
+  if (!options_.prefix_cache) return;
+  const std::span<const TokenId> tokens(sequence->tokens);
+  const int page_tokens = limits_.page_tokens;
+  for (; (sequence->num_published + 1) * page_tokens <= sequence->committed;
+       ++sequence->num_published) {
+    const int index = sequence->num_published;
+    cache_.Publish(sequence->owner->request.cache_salt, index,
+                   tokens.subspan(index * page_tokens, page_tokens), &sequence->pages);
+  }
+}
+
+// The others share all pages of the prompt. Whoever writes into the last, partly filled one first
+// takes a copy of it; the last holder writes in place.
+void Scheduler::Fork(Sequence* sequence) {
+  RequestState* const owner = sequence->owner;
+  owner->forked = true;
+  for (Sequence& other : owner->sequences) {
+    if (&other == sequence) continue;
+    cache_.Share(sequence->pages, &other.pages);
+    other.committed = other.scheduled = sequence->committed;
+    other.num_published = sequence->num_published;
+    InsertRunning(&other);
+  }
+}
+
+void Scheduler::AcceptSample(Sequence* sequence, const SampledToken& sample, TimeNs now,
+                             std::vector<TokenEvent>* events) {
+  TokenEvent event;
+  event.finish = ReasonToEnd(sample.status);
+  if (event.finish == FinishReason::kNone) {
+    SequenceReport& report = sequence->report;
+    sequence->tokens.push_back(sample.token);
+    if (report.completion_tokens++ == 0) report.first_token = now;
+    ++stats_.generated_tokens;
+    ledger_.ChargeOutput(sequence->owner->request.tenant, 1);
+    event.token = sample.token;
+    event.logprobs.assign(sample.logprobs.begin(), sample.logprobs.end());
+    event.finish = ReasonToEnd(*sequence);
+    if (event.finish == FinishReason::kStopToken) event.stop_token = sample.token;
+    if (sequence->index == 0) event.prompt_logprobs = std::move(sequence->owner->prompt_logprobs);
+  }
+  if (event.finish != FinishReason::kNone) {
+    End(sequence, std::move(event), now, events);
+    return;
+  }
+  event.request = sequence->owner->request.id;
+  event.index = sequence->index;
+  event.at = now;
+  events->push_back(std::move(event));
+}
+
+}  // namespace tessera

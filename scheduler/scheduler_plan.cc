@@ -1,0 +1,139 @@
+#include <algorithm>
+
+#include "base/check.h"
+#include "scheduler/scheduler.h"
+
+namespace tessera {
+namespace {
+
+// Sequences that sample from the last row of this one: at the fork, all of the request.
+int NumSamplers(const Sequence& sequence) {
+  return sequence.owner->forked ? 1 : sequence.owner->num_live;
+}
+
+// Rows among the next `num_rows` that score a prompt token.
+int NumScored(const Sequence& sequence, int num_rows) {
+  if (sequence.index != 0) return 0;
+  const int begin = std::max(sequence.scheduled, sequence.owner->num_scored);
+  const int end = std::min(sequence.scheduled + num_rows, sequence.owner->num_rows_to_score());
+  return std::max(0, end - begin);
+}
+
+int NumSamples(const Sequence& sequence, int num_rows) {
+  const bool reaches_end = num_rows == sequence.num_lacking();
+  return NumScored(sequence, num_rows) + (reaches_end ? NumSamplers(sequence) : 0);
+}
+
+}  // namespace
+
+const StepPlan& Scheduler::Plan(TimeNs now, std::vector<TokenEvent>* events) {
+  CHECK(!in_flight_) << "the previous step was not committed";
+  BeginStep(now);
+  ExpireDeadlines(events);
+  PreemptForWaiting();
+  PlanDecodes();
+  PlanPrefills();
+  AdmitWaiting();
+  GiveLeftoverRows();
+  in_flight_ = !plan_.empty();
+  return plan_;
+}
+
+void Scheduler::BeginStep(TimeNs now) {
+  CHECK_GE(now, now_);
+  now_ = now;
+  plan_.step = ++step_;
+  plan_.sequences.clear();
+  plan_.slot_starts.clear();
+  plan_.page_copies.clear();
+  plan_.num_tokens = plan_.num_prefill_tokens = plan_.num_samples = 0;
+  pages_ran_out_ = false;
+}
+
+void Scheduler::ExpireDeadlines(std::vector<TokenEvent>* events) {
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now_) {
+    Cancel(deadlines_.begin()->second, FinishReason::kDeadline, now_, events);
+  }
+}
+
+// Preemption leaves holes in running_ rather than move what this walks over.
+void Scheduler::PlanDecodes() {
+  for (Sequence* const sequence : running_) {
+    if (sequence->state != SequenceState::kRunning || sequence->parked) continue;
+    if (sequence->num_lacking() != 1) continue;
+    if (ReserveNextPage(sequence)) PlanRows(sequence, 1);
+  }
+  DropDeparted();
+}
+
+// Every half-computed prompt gets a part of the rows, so that a short one need not wait for a long
+// one; what is left over goes to the first of them later.
+void Scheduler::PlanPrefills() {
+  num_partial_ = 0;
+  for (Sequence* const sequence : running_) {
+    if (sequence->parked || sequence->num_lacking() == 0) continue;
+    PlanRows(sequence, max_chunk_);
+    if (sequence->num_lacking() > 0) ++num_partial_;
+  }
+}
+
+void Scheduler::GiveLeftoverRows() {
+  for (Sequence* const sequence : running_) {
+    if (rows_left() == 0) return;
+    if (!sequence->parked && sequence->num_lacking() > 0) PlanRows(sequence, rows_left());
+  }
+}
+
+void Scheduler::PlanRows(Sequence* sequence, int max_rows) {
+  const int num_rows = std::min({sequence->num_lacking(), max_rows, rows_left()});
+  const int num_allowed = RowsWithinSamples(*sequence, num_rows);
+  if (num_allowed > 0) AddToPlan(sequence, num_allowed);
+}
+
+int Scheduler::RowsWithinSamples(const Sequence& sequence, int num_rows) const {
+  const int num_left = limits_.max_samples - plan_.num_samples;
+  if (NumSamples(sequence, num_rows) <= num_left) return num_rows;
+  if (num_rows == sequence.num_lacking()) --num_rows;
+  return num_rows - std::max(0, NumScored(sequence, num_rows) - num_left);
+}
+
+void Scheduler::AddToPlan(Sequence* sequence, int num_rows) {
+  const bool is_decode = sequence->num_lacking() == 1 && sequence->num_outputs() > 0;
+  if (sequence->planned_in_step != step_) {
+    sequence->planned_in_step = step_;
+    sequence->plan_index = static_cast<int>(plan_.sequences.size());
+    const int first_scored = std::max(sequence->scheduled, sequence->owner->num_scored);
+    plan_.sequences.push_back({sequence, sequence->scheduled, 0, first_scored, 0, 0});
+  }
+  PlannedSequence& planned = plan_.sequences[sequence->plan_index];
+  const int num_samples = NumSamples(*sequence, num_rows);
+  const int num_scored = NumScored(*sequence, num_rows);
+  planned.num_tokens += num_rows;
+  planned.num_scored += num_scored;
+  planned.num_samples += num_samples - num_scored;
+  plan_.num_tokens += num_rows;
+  plan_.num_prefill_tokens += is_decode ? 0 : num_rows;
+  plan_.num_samples += num_samples;
+  sequence->scheduled += num_rows;
+}
+
+// The page of the next token: a new one, or after a fork a copy of the one still shared. False if
+// the sequence had to give way itself.
+bool Scheduler::ReserveNextPage(Sequence* sequence) {
+  const int index = sequence->scheduled / limits_.page_tokens;
+  const bool is_new = index == static_cast<int>(sequence->pages.size());
+  if (!is_new && !cache_.is_shared(sequence->pages[index])) return true;
+  if (!MakePageFree(sequence)) return false;
+  if (is_new) {
+    cache_.Extend(&sequence->pages);
+  } else if (cache_.is_shared(sequence->pages[index])) {
+    const PageId shared = sequence->pages[index];
+    cache_.PinCopySource(shared);
+    cache_.Replace(index, &sequence->pages);
+    const int num_tokens = sequence->scheduled % limits_.page_tokens;
+    plan_.page_copies.push_back({shared, sequence->pages[index], num_tokens});
+  }
+  return true;
+}
+
+}  // namespace tessera
