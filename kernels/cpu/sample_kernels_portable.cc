@@ -1,0 +1,8 @@
+#include "kernels/cpu/sample_kernels_impl.h"
+
+namespace tessera {
+
+const SampleKernels kSampleKernelsPortable = {
+    Scan, Scale, Range, SumMasses, Masses, Collect, NoiseThresholds, DrawBlock, AddNoise};
+
+}  // namespace tessera

@@ -1,0 +1,151 @@
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "base/check.h"
+#include "kernels/backend.h"
+#include "kernels/dequantize.h"
+#include "kernels/reference/reference_attention.h"
+#include "kernels/reference/reference_sampler.h"
+
+namespace tessera {
+namespace {
+
+constexpr size_t kAlignment = 64;
+
+// Rows as the file holds them.
+class ReferenceWeight : public PackedWeight {
+ public:
+  ReferenceWeight(DType type, int64_t rows, int64_t cols)
+      : PackedWeight(type, rows, cols), bytes_(static_cast<size_t>(rows) * RowBytes(type, cols)) {}
+
+  size_t size_bytes() const override { return bytes_.size(); }
+  std::byte* MutableRow(int64_t row) { return bytes_.data() + row * RowBytes(type(), cols()); }
+
+  void Dequantize(int64_t row, float* out) const {
+    DequantizeRow(type(), bytes_.data() + row * RowBytes(type(), cols()), cols(), out);
+  }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+const ReferenceWeight& Cast(const PackedWeight& weight) {
+  return static_cast<const ReferenceWeight&>(weight);
+}
+
+double Dot(const float* a, const float* b, int64_t size) {
+  double sum = 0;
+  for (int64_t i = 0; i < size; ++i) sum += double{a[i]} * double{b[i]};
+  return sum;
+}
+
+class ReferenceBackend : public Backend {
+ public:
+  std::string_view name() const override { return "reference"; }
+
+  DeviceBuffer Allocate(size_t size_bytes) override {
+    const size_t rounded = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
+    void* data = std::aligned_alloc(kAlignment, rounded);
+    CHECK(data != nullptr || rounded == 0) << "out of memory: " << size_bytes << " bytes";
+    if (rounded > 0) std::memset(data, 0, rounded);
+    return DeviceBuffer(this, data, size_bytes);
+  }
+
+  void Synchronize() override {}
+
+  std::unique_ptr<PackedWeight> NewWeight(DType type, int64_t rows, int64_t cols) override {
+    return std::make_unique<ReferenceWeight>(type, rows, cols);
+  }
+
+  void PackRows(PackedWeight* weight, int64_t first_row, int64_t num_rows,
+                const std::byte* data) override {
+    CHECK_LE(first_row + num_rows, weight->rows());
+    std::memcpy(static_cast<ReferenceWeight*>(weight)->MutableRow(first_row), data,
+                static_cast<size_t>(num_rows) * RowBytes(weight->type(), weight->cols()));
+  }
+
+  size_t KvPageBytes(const KvSpec& spec) const override { return ReferenceKvPageBytes(spec); }
+
+  void Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) override {
+    for (const TokenId token : tokens) {
+      CHECK(token >= 0 && token < table.rows()) << "token " << token;
+      Cast(table).Dequantize(token, out);
+      out += table.cols();
+    }
+  }
+
+  void RmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
+               float* out) override {
+    for (int64_t row = 0; row < num_rows; ++row, x += dim, out += dim) {
+      const double mean_square = Dot(x, x, dim) / static_cast<double>(dim);
+      const double scale = 1.0 / std::sqrt(mean_square + double{epsilon});
+      for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<float>(x[i] * scale * weight[i]);
+    }
+  }
+
+  void AddRmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
+                  float* residual, float* out) override {
+    for (int64_t i = 0; i < num_rows * dim; ++i) residual[i] += x[i];
+    RmsNorm(residual, weight, epsilon, num_rows, dim, out);
+  }
+
+  void Linear(const float* x, int64_t num_rows, std::span<const PackedWeight* const> weights,
+              float* out) override {
+    if (weights.empty()) return;
+    const int64_t cols = weights[0]->cols();
+    std::vector<float> weight_row(static_cast<size_t>(cols));
+    for (int64_t row = 0; row < num_rows; ++row, x += cols) {
+      for (const PackedWeight* weight : weights) {
+        for (int64_t n = 0; n < weight->rows(); ++n) {
+          Cast(*weight).Dequantize(n, weight_row.data());
+          *out++ = static_cast<float>(Dot(x, weight_row.data(), cols));
+        }
+      }
+    }
+  }
+
+  void RopeStoreKv(const RopeStoreKvParams& params) override { ReferenceRopeStoreKv(params); }
+  void Attention(const AttentionParams& params) override { ReferenceAttention(params); }
+
+  void SwiGlu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) override {
+    for (int64_t row = 0; row < num_rows; ++row, gate_up += 2 * dim, out += dim) {
+      for (int64_t i = 0; i < dim; ++i) {
+        const double gate = gate_up[i];
+        out[i] = static_cast<float>(gate / (1.0 + std::exp(-gate)) * gate_up[dim + i]);
+      }
+    }
+  }
+
+  void GatherRows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) override {
+    for (const int32_t row : rows) {
+      std::memcpy(out, x + row * dim, static_cast<size_t>(dim) * sizeof(float));
+      out += dim;
+    }
+  }
+
+  void CopyPage(const KvSpec& spec, std::byte* pages, int32_t from, int32_t to,
+                int num_tokens) override {
+    ReferenceCopyPage(spec, pages, from, to, num_tokens);
+  }
+
+  void Sample(float* logits, int64_t vocab_size, std::span<const SampleRow> rows,
+              std::span<SampleResult> results) override {
+    CHECK_EQ(rows.size(), results.size());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const float* row_logits = logits + static_cast<int64_t>(i) * vocab_size;
+      ReferenceSample({row_logits, static_cast<size_t>(vocab_size)}, rows[i], &results[i]);
+    }
+  }
+
+ private:
+  void Free(void* data) override { std::free(data); }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeReferenceBackend() { return std::make_unique<ReferenceBackend>(); }
+
+}  // namespace tessera
