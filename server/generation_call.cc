@@ -1,0 +1,155 @@
+#include "server/generation_call.h"
+
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/call_metadata.h"
+#include "server/raw_message.h"
+#include "server/response_builder.h"
+#include "server/status_details.h"
+
+namespace tessera {
+namespace {
+
+TimeNs DeadlineOnEngineClock(const grpc::CallbackServerContext& context, const Engine& engine) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return kNoDeadline;
+  const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(
+      deadline - std::chrono::system_clock::now());
+  return engine.Now() + left.count();
+}
+
+CallIdentity Identify(const char* method, const ServingContext& serving,
+                      const grpc::CallbackServerContext& context) {
+  CallIdentity identity;
+  identity.method = method;
+  identity.deadline = DeadlineOnEngineClock(context, *serving.engine);
+  identity.trace_id = TraceIdOf(FindMetadata(context, "traceparent").value_or(""));
+  if (!serving.tenant_metadata_key.empty()) {
+    identity.tenant = FindMetadata(context, serving.tenant_metadata_key).value_or("");
+  }
+  return identity;
+}
+
+// Retrying clients obey the pushback before they look at any detail.
+grpc::Status EndStatus(const absl::Status& status, grpc::CallbackServerContext* context) {
+  if (const auto delay = RetryDelay(status)) {
+    context->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(delay->count()));
+  }
+  return ToGrpcStatus(status);
+}
+
+absl::Status StartSession(const grpc::ByteBuffer& request, GenerationSession* session,
+                          std::shared_ptr<DeltaWriter> writer) {
+  v1::GenerateRequest proto;
+  const absl::Status parsed = ParseMessage(request, &proto);
+  if (!parsed.ok()) return session->Refuse(parsed);
+  return session->Start(proto, std::move(writer));
+}
+
+}  // namespace
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamingCall::Start(
+    ServingContext* serving, grpc::CallbackServerContext* context,
+    const grpc::ByteBuffer& request) {
+  auto call = std::make_shared<StreamingCall>(serving, context);
+  call->self_ = call;
+  const absl::Status started = StartSession(request, call->session_.get(), call);
+  if (started.ok()) {
+    call->writing_ = SerializeMessage(call->session_->FirstMessage());
+    call->StartWrite(&call->writing_);
+  } else {
+    call->Finish(EndStatus(started, context));
+  }
+  return call.get();
+}
+
+StreamingCall::StreamingCall(ServingContext* serving, grpc::CallbackServerContext* context)
+    : context_(context),
+      session_(std::make_shared<GenerationSession>(
+          serving, Identify("GenerateStream", *serving, *context))) {}
+
+void StreamingCall::OnDeltasReady() { WriteNextOnceBegun(); }
+
+void StreamingCall::OnWriteDone(bool ok) {
+  if (!ok) session_->Cancel();
+  WriteNextOnceBegun();
+}
+
+void StreamingCall::WriteNextOnceBegun() {
+  if (num_beginnings_.load() < 2 && num_beginnings_.fetch_add(1) == 0) return;
+  WriteNext();
+}
+
+void StreamingCall::WriteNext() {
+  const std::optional<GenerationSession::Message> message = session_->Next();
+  if (!message.has_value()) return;
+  writing_ = SerializeMessage(message->proto);
+  if (message->last) {
+    StartWriteAndFinish(&writing_, grpc::WriteOptions(), EndStatus(session_->status(), context_));
+  } else {
+    StartWrite(&writing_);
+  }
+}
+
+void StreamingCall::OnCancel() { session_->Cancel(); }
+
+void StreamingCall::OnDone() { const std::shared_ptr<StreamingCall> last = std::move(self_); }
+
+grpc::ServerUnaryReactor* UnaryCall::Start(ServingContext* serving,
+                                           grpc::CallbackServerContext* context,
+                                           const grpc::ByteBuffer& request,
+                                           grpc::ByteBuffer* response) {
+  auto call = std::make_shared<UnaryCall>(serving, context, response);
+  call->self_ = call;
+  const absl::Status started = StartSession(request, call->session_.get(), call);
+  if (started.ok()) {
+    call->sum_ = call->session_->FirstMessage();
+    call->CollectOnceBegun();
+  } else {
+    call->Finish(EndStatus(started, context));
+  }
+  return call.get();
+}
+
+UnaryCall::UnaryCall(ServingContext* serving, grpc::CallbackServerContext* context,
+                     grpc::ByteBuffer* response)
+    : max_message_bytes_(serving->max_message_bytes),
+      context_(context),
+      response_(response),
+      session_(
+          std::make_shared<GenerationSession>(serving, Identify("Generate", *serving, *context))) {}
+
+void UnaryCall::OnDeltasReady() { CollectOnceBegun(); }
+
+void UnaryCall::CollectOnceBegun() {
+  if (num_beginnings_.load() < 2 && num_beginnings_.fetch_add(1) == 0) return;
+  while (std::optional<GenerationSession::Message> message = session_->Next()) {
+    const bool last = message->last;
+    Add(std::move(message->proto));
+    if (!last) continue;
+    const absl::Status status = session_->status();
+    if (status.ok()) *response_ = SerializeMessage(sum_);
+    Finish(EndStatus(status, context_));
+    return;
+  }
+}
+
+void UnaryCall::Add(v1::GenerateResponse&& message) {
+  sum_bytes_ += message.ByteSizeLong();
+  if (sum_bytes_ <= max_message_bytes_) {
+    MergeResponse(std::move(message), &sum_);
+    return;
+  }
+  session_->Abort(absl::ResourceExhaustedError(
+      absl::StrCat("the answer: expected at most ", max_message_bytes_,
+                   " bytes (max-message-bytes), got more; GenerateStream has no such limit")));
+}
+
+void UnaryCall::OnCancel() { session_->Cancel(); }
+
+void UnaryCall::OnDone() { const std::shared_ptr<UnaryCall> last = std::move(self_); }
+
+}  // namespace tessera

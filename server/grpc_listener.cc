@@ -1,0 +1,78 @@
+#include "server/grpc_listener.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/security/server_credentials.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace tessera {
+namespace {
+
+// What gRPC may hold for calls and connections; above it, calls are refused and connections closed.
+constexpr size_t kMaxGrpcBytes = size_t{1} << 30;
+// Reflection is a synchronous service, the only one: each open call of it holds a thread.
+constexpr int kMaxSyncThreads = 8;
+
+// Clients may ping every 10 s, also without a call; twice as fast is met with patience, more is
+// not.
+constexpr int kMinPingIntervalMs = 5'000;
+constexpr int kKeepaliveTimeMs = 60'000;  // how often we ask whether a silent client still lives
+constexpr int kKeepaliveTimeoutMs = 20'000;
+
+// Linking gRPC's reflection library is enough to switch it on; this switches it off.
+class WithoutReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins,
+                  [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
+  }
+};
+
+void SetLimits(const GrpcListenerOptions& options, grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(options.max_message_bytes);
+  builder->SetMaxSendMessageSize(options.max_message_bytes);
+  builder->SetResourceQuota(
+      grpc::ResourceQuota("tessera").Resize(kMaxGrpcBytes).SetMaxThreads(kMaxSyncThreads));
+}
+
+void SetKeepalive(grpc::ServerBuilder* builder) {
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                              kMinPingIntervalMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+}
+
+}  // namespace
+
+absl::StatusOr<GrpcListener> StartGrpcListener(const GrpcListenerOptions& options,
+                                               const std::vector<grpc::Service*>& services) {
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(options.listen.ToString(), grpc::InsecureServerCredentials(), &port);
+  // Else a second daemon on the port would take half of the first one's connections.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  SetLimits(options, &builder);
+  SetKeepalive(&builder);
+  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
+  for (grpc::Service* service : services) builder.RegisterService(service);
+
+  GrpcListener listener;
+  listener.server = builder.BuildAndStart();
+  if (listener.server == nullptr || port == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("listen: cannot listen on ", options.listen.ToString()));
+  }
+  listener.address = {options.listen.host, port};
+  return listener;
+}
+
+}  // namespace tessera

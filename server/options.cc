@@ -1,0 +1,168 @@
+#include "server/options.h"
+
+#include <CLI/CLI.hpp>
+#include <cctype>
+#include <limits>
+#include <utility>
+
+#include "server/no_throw.h"
+#include "server/version.h"
+
+namespace tessera {
+namespace {
+
+constexpr int kMaxInt = std::numeric_limits<int>::max();
+
+// gRPC keeps metadata keys in lower case, and "-bin" values are not text.
+std::string CheckMetadataKey(const std::string& key) {
+  const bool valid =
+      !key.empty() &&
+      key.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_.-") == std::string::npos;
+  const bool is_binary = key.size() >= 4 && key.compare(key.size() - 4, 4, "-bin") == 0;
+  if (valid && !is_binary) return "";
+  return "expected a metadata key of a-z, 0-9, '_', '.', '-' that does not end in -bin, got \"" +
+         key + "\"";
+}
+
+std::string CheckDevice(const std::string& device) {
+  if (device == "auto" || device == "cpu" || device.rfind("cuda:", 0) == 0) return "";
+  return "expected auto, cpu or cuda:N, got \"" + device + "\"";
+}
+
+std::string CheckAddress(const std::string& text) {
+  const absl::StatusOr<HostPort> address = ParseHostPort(text);
+  return address.ok() ? "" : std::string(address.status().message());
+}
+
+// Adds options to one group of the help. Every option also reads an environment variable:
+// --max-running is TESSERA_MAX_RUNNING.
+class OptionGroup {
+ public:
+  OptionGroup(CLI::App* app, std::string name) : app_(app), name_(std::move(name)) {}
+
+  template <typename T>
+  CLI::Option* Add(const std::string& flag, T* value, const std::string& help) {
+    return Finish(flag, app_->add_option("--" + flag, *value, help)->capture_default_str());
+  }
+
+  CLI::Option* AddSwitch(const std::string& flag, bool* value, const std::string& help) {
+    return Finish(flag, app_->add_flag("--" + flag, *value, help));
+  }
+
+ private:
+  CLI::Option* Finish(const std::string& flag, CLI::Option* option) {
+    std::string variable = "TESSERA_" + flag;
+    for (char& c : variable) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
+    return option->envname(variable)->group(name_);
+  }
+
+  CLI::App* const app_;
+  const std::string name_;
+};
+
+// What the command line holds in another form than ServerOptions.
+struct RawOptions {
+  std::string listen;
+  std::string metrics_listen;
+  bool no_prefix_cache = false;
+  bool no_reflection = false;
+};
+
+void AddModelOptions(CLI::App* app, ServerOptions* options) {
+  OptionGroup group(app, "Model and compute");
+  group.Add("model", &options->model_path, "GGUF file to serve")->required();
+  group.Add("served-model-name", &options->served_model_name,
+            "name in answers and metrics; default: the name in the file");
+  group.Add("device", &options->device, "auto, cpu or cuda:N")->check(CheckDevice);
+  group.Add("cpu-isa", &options->cpu_isa, "instruction set; all give the same bits")
+      ->check(CLI::IsMember({"auto", "avx2", "avx512", "vnni", "portable"}));
+  group.Add("threads", &options->num_threads, "compute threads")
+      ->check(CLI::Range(1, 1024))
+      ->default_str("one for each usable CPU");
+}
+
+void AddSchedulingOptions(CLI::App* app, ServerOptions* options, RawOptions* raw) {
+  OptionGroup group(app, "Scheduling and limits");
+  group.Add("max-batch-tokens", &options->max_batch_tokens, "tokens a step computes at most")
+      ->check(CLI::Range(1, 1 << 20));
+  group.Add("max-running", &options->max_running, "sequences that run at once at most")
+      ->check(CLI::Range(1, 1 << 16));
+  group.Add("max-waiting", &options->max_waiting, "requests that wait at most")
+      ->check(CLI::Range(1, 1 << 20));
+  group
+      .Add("max-waiting-prompt-tokens", &options->max_waiting_prompt_tokens,
+           "prompt tokens of all waiting requests at most")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  group.Add("kv-blocks", &options->num_kv_pages, "KV pages of 64 tokens")
+      ->check(CLI::Range(1, kMaxInt))
+      ->default_str("chosen from max-running");
+  group.Add("max-context", &options->max_context, "tokens of a sequence at most")
+      ->check(CLI::Range(2, 1 << 24))
+      ->default_str("the model's own");
+  group.AddSwitch("no-prefix-cache", &raw->no_prefix_cache, "do not reuse computed prefixes");
+}
+
+void AddListenerOptions(CLI::App* app, ServerOptions* options, RawOptions* raw) {
+  raw->listen = options->listen.ToString();
+  raw->metrics_listen = options->metrics_listen.ToString();
+  OptionGroup group(app, "Listeners");
+  group.Add("listen", &raw->listen, "HOST:PORT for gRPC; port 0: any free one")
+      ->check(CheckAddress);
+  group
+      .Add("metrics-listen", &raw->metrics_listen,
+           "HOST:PORT for /metrics, /healthz and /readyz; port 0: any free one")
+      ->check(CheckAddress);
+  group.Add("announce", &options->announce_path,
+            "once ready, write the addresses to this file as JSON");
+  group.Add("max-message-bytes", &options->max_message_bytes, "largest gRPC message, either way")
+      ->check(CLI::Range(1 << 10, 1 << 30));
+  group.AddSwitch("no-reflection", &raw->no_reflection, "do not describe the services to clients");
+  group
+      .Add("trust-tenant-metadata", &options->tenant_metadata_key,
+           "call metadata key that names the tenant, set by a proxy you trust; default: one tenant")
+      ->check(CheckMetadataKey);
+}
+
+void AddOperationOptions(CLI::App* app, ServerOptions* options) {
+  OptionGroup group(app, "Operation");
+  group
+      .Add("drain-timeout", &options->drain_timeout_seconds,
+           "seconds that open requests may take to finish after SIGTERM")
+      ->check(CLI::Range(0.0, 86400.0));
+  group.Add("log-format", &options->log_format, "text or json")
+      ->check(CLI::IsMember({"text", "json"}));
+  group.Add("log-level", &options->log_level, "least severity that is logged")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+  app->set_config("--config", "", "TOML file of options");
+}
+
+void Apply(const RawOptions& raw, ServerOptions* options) {
+  options->listen = ParseHostPort(raw.listen).value();
+  options->metrics_listen = ParseHostPort(raw.metrics_listen).value();
+  options->prefix_cache = !raw.no_prefix_cache;
+  options->reflection = !raw.no_reflection;
+}
+
+}  // namespace
+
+std::variant<ServerOptions, int> ParseOptions(int argc, const char* const* argv) {
+  ServerOptions options;
+  RawOptions raw;
+  CLI::App app("tesserad serves one language model over gRPC.", "tesserad");
+  app.set_version_flag("--version", std::string(kTesseraVersion));
+  app.failure_message(CLI::FailureMessage::simple);
+  AddModelOptions(&app, &options);
+  AddSchedulingOptions(&app, &options, &raw);
+  AddListenerOptions(&app, &options, &raw);
+  AddOperationOptions(&app, &options);
+
+  int exit_status = 0;
+  const bool parsed = CatchAs<CLI::ParseError>(
+      [&] { app.parse(argc, argv); },
+      [&](const CLI::ParseError& error) { exit_status = app.exit(error) == 0 ? 0 : 1; });
+  if (!parsed) return exit_status;
+  Apply(raw, &options);
+  return options;
+}
+
+}  // namespace tessera

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+
+#include "server/host_port.h"
+
+namespace tessera {
+
+// What the operator asked for. Defaults here are the daemon's; docs/operations.md lists them.
+struct ServerOptions {
+  // Model and compute.
+  std::string model_path;
+  std::string served_model_name;  // empty: the name in the file
+  std::string device = "auto";
+  std::string cpu_isa = "auto";
+  int num_threads = 0;  // 0: every CPU this process may use
+
+  // Scheduling.
+  int max_batch_tokens = 512;
+  int max_running = 64;
+  int max_waiting = 1024;
+  int64_t max_waiting_prompt_tokens = int64_t{1} << 20;
+  int num_kv_pages = 0;  // 0: chosen from max_running and the context
+  int max_context = 0;   // 0: what the model was trained for
+  bool prefix_cache = true;
+
+  // Listeners.
+  HostPort listen{"127.0.0.1", 50051};
+  HostPort metrics_listen{"127.0.0.1", 9090};
+  std::string announce_path;  // empty: no file
+  int max_message_bytes = 8 << 20;
+  bool reflection = true;
+  std::string tenant_metadata_key;  // empty: one tenant
+
+  // Operation.
+  double drain_timeout_seconds = 30.0;
+  std::string log_format = "text";
+  std::string log_level = "info";
+};
+
+// Reads flags, then a TOML file (--config), then the environment (TESSERA_...); the first that
+// names an option wins. Gives an exit status where the program should not go on: it has then
+// printed help, the version, or what is wrong.
+std::variant<ServerOptions, int> ParseOptions(int argc, const char* const* argv);
+
+}  // namespace tessera

@@ -1,0 +1,132 @@
+#include "server/server.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "base/status.h"
+#include "server/log.h"
+
+namespace tessera {
+namespace {
+
+constexpr int kMaxTenants = 1024;
+constexpr char kGenerationService[] = "tessera.v1.GenerationService";
+constexpr char kModelService[] = "tessera.v1.ModelService";
+constexpr char kControlService[] = "tessera.v1.ControlService";
+// After the engine has ended every request: for clients to read what is on its way to them.
+constexpr std::chrono::seconds kFlushTime{5};
+
+MetricsOptions ToMetricsOptions(const ServerOptions& options, const ServedModel& model,
+                                const ExecutorLimits& limits) {
+  return {.model_name = model.name,
+          .fingerprint = model.fingerprint,
+          .device = model.device,
+          .page_tokens = limits.page_tokens,
+          .num_pages = limits.num_pages,
+          .max_context = limits.max_context,
+          .prefix_cache = options.prefix_cache};
+}
+
+TimeNs Nanoseconds(double seconds) { return static_cast<TimeNs>(seconds * 1e9); }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Parts parts) {
+  std::unique_ptr<Server> server(new Server(options, std::move(parts)));
+  RETURN_IF_ERROR(server->StartEngine());
+  RETURN_IF_ERROR(server->StartListeners());
+  return server;
+}
+
+Server::Server(const ServerOptions& options, Parts parts)
+    : options_(options),
+      parts_(std::move(parts)),
+      drain_timeout_seconds_(options.drain_timeout_seconds),
+      metrics_(ToMetricsOptions(options, parts_.model, parts_.executor->limits())),
+      tenants_(kMaxTenants),
+      parser_(parts_.tokenizer, parts_.executor->limits().max_context, parts_.model.name),
+      generation_service_(&serving_),
+      model_service_(&serving_),
+      control_service_(&serving_, [this](std::optional<double> t) { RequestDrain(t); }),
+      health_service_({kGenerationService, kModelService, kControlService}) {}
+
+Server::~Server() {
+  if (engine_ == nullptr) return;
+  drain_timeout_seconds_ = 0.0;
+  Drain();
+}
+
+absl::Status Server::StartEngine() {
+  EngineOptions engine_options;
+  engine_options.scheduler.max_waiting_requests = options_.max_waiting;
+  engine_options.scheduler.max_waiting_prompt_tokens = options_.max_waiting_prompt_tokens;
+  engine_options.scheduler.prefix_cache = options_.prefix_cache;
+  engine_options.observer = &metrics_;
+  ASSIGN_OR_RETURN(engine_, Engine::Start(engine_options, parts_.executor));
+
+  serving_.engine = engine_.get();
+  serving_.tokenizer = parts_.tokenizer;
+  serving_.parser = &parser_;
+  serving_.metrics = &metrics_;
+  serving_.calls = &calls_;
+  serving_.tenants = &tenants_;
+  serving_.model = parts_.model;
+  serving_.tenant_metadata_key = options_.tenant_metadata_key;
+  serving_.max_message_bytes = options_.max_message_bytes;
+  serving_.max_waiting = options_.max_waiting;
+  serving_.max_waiting_prompt_tokens = options_.max_waiting_prompt_tokens;
+  return absl::OkStatus();
+}
+
+absl::Status Server::StartListeners() {
+  ASSIGN_OR_RETURN(
+      http_, HttpListener::Start(options_.metrics_listen,
+                                 {{"/metrics",
+                                   [this] {
+                                     return HttpReply{
+                                         .content_type = "text/plain; version=0.0.4; charset=utf-8",
+                                         .body = metrics_.Render()};
+                                   }},
+                                  {"/healthz", [] { return HttpReply{.body = "ok\n"}; }},
+                                  {"/readyz", [this] { return Readiness(); }}}));
+  ASSIGN_OR_RETURN(grpc_, StartGrpcListener({.listen = options_.listen,
+                                             .max_message_bytes = options_.max_message_bytes,
+                                             .reflection = options_.reflection},
+                                            {&generation_service_, &model_service_,
+                                             &control_service_, &health_service_}));
+  for (const char* service : {"", kGenerationService, kModelService, kControlService}) {
+    health_service_.SetServing(service, true);
+  }
+  ready_ = true;
+  return absl::OkStatus();
+}
+
+HttpReply Server::Readiness() const {
+  if (ready_) return {.body = "ready\n"};
+  return {.status = 503, .body = drain_requested_ ? "draining\n" : "starting\n"};
+}
+
+void Server::RequestDrain(std::optional<double> timeout_seconds) {
+  if (timeout_seconds.has_value()) drain_timeout_seconds_ = *timeout_seconds;
+  if (!drain_requested_.exchange(true)) parts_.on_drain_request();
+}
+
+void Server::Drain() {
+  if (std::exchange(drained_, true)) return;
+  drain_requested_ = true;
+  ready_ = false;
+  health_service_.SetServing("", false);
+  health_service_.SetServing(kGenerationService, false);
+  if (engine_ != nullptr) {
+    Log(LogLevel::kInfo, "draining",
+        {{"open_requests", int64_t{engine_->num_unfinished_requests()}},
+         {"timeout_s", drain_timeout_seconds_.load()}});
+    engine_->Drain(engine_->Now() + Nanoseconds(drain_timeout_seconds_));
+  }
+  health_service_.Shutdown();
+  if (grpc_.server != nullptr)
+    grpc_.server->Shutdown(std::chrono::system_clock::now() + kFlushTime);
+}
+
+}  // namespace tessera
