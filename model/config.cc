@@ -165,7 +165,8 @@ absl::Status ReadRope(const GgufFile& file, const KeyReader& keys, ModelConfig* 
     scaling = "linear";
   }
   if (scaling == "linear") {
-    ASSIGN_OR_RETURN(config->rope_factor, keys.FloatOr("rope.scaling.factor", 1, 1e-3, 1e6));
+    ASSIGN_OR_RETURN(const double factor, keys.FloatOr("rope.scaling.factor", 1, 1, 1e6));
+    config->rope_factor = static_cast<float>(factor);
   } else if (scaling != "none") {
     return absl::UnimplementedError(absl::StrCat(
         file.path(), ": ", type_key,

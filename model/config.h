@@ -21,7 +21,7 @@ struct ModelConfig {
   int max_context = 0;  // positions that the model was trained for
   int rope_dim = 0;     // even, <= head_dim; the rest of a head is not rotated
   double rope_base = 0;
-  double rope_factor = 1;  // linear scaling: positions count 1 / rope_factor
+  float rope_factor = 1;  // linear scaling: positions count 1 / rope_factor
   float norm_epsilon = 0;
   float attention_scale = 0;
   int attention_window = 0;  // 0: full attention

@@ -3,15 +3,24 @@
 #include <algorithm>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "base/check.h"
-#include "model/rope_table.h"
+#include "kernels/rope_tables.h"
 
 namespace tessera {
 namespace {
 
 DeviceBuffer AllocateFloats(Backend* backend, int64_t rows, int64_t cols) {
   return backend->Allocate(static_cast<size_t>(rows * cols) * sizeof(float));
+}
+
+// Linear scaling divides every pair's frequency; Llama 3's comes with the weights.
+std::vector<float> RopeDivisors(const ModelConfig& config, const ModelWeights& weights) {
+  std::vector<float> divisors = weights.rope_divisors;
+  if (divisors.empty()) divisors.assign(static_cast<size_t>(config.rope_dim) / 2, 1.0f);
+  for (float& divisor : divisors) divisor *= config.rope_factor;
+  return divisors;
 }
 
 }  // namespace
@@ -28,12 +37,9 @@ Llama::Llama(Backend* backend, const ModelConfig& config, ModelWeights weights,
   const int64_t rows_or_selected = std::max(rows, selected);
   rope_cos_ = AllocateFloats(backend, limits.max_context, config.rope_dim / 2);
   rope_sin_ = AllocateFloats(backend, limits.max_context, config.rope_dim / 2);
-  FillRopeTables({.num_positions = limits.max_context,
-                  .rope_dim = config.rope_dim,
-                  .base = config.rope_base,
-                  .factor = config.rope_factor,
-                  .divisors = weights_.rope_divisors},
-                 rope_cos_.As<float>(), rope_sin_.As<float>());
+  const std::vector<float> divisors = RopeDivisors(config, weights_);
+  BuildRopeTables({.rope_dim = config.rope_dim, .theta = config.rope_base, .divisors = divisors},
+                  limits.max_context, rope_cos_.As<float>(), rope_sin_.As<float>());
   residual_ = AllocateFloats(backend, rows, config.hidden_dim);
   normed_ = AllocateFloats(backend, rows_or_selected, config.hidden_dim);
   qkv_ = AllocateFloats(backend, rows, qkv_dim_);
