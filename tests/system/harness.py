@@ -17,7 +17,8 @@ import grpc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("TESSERA_BIN", ROOT / "build/release/bin"))
-MODEL = os.environ.get("TESSERA_MODEL", "")
+MODEL = os.environ.get("TESSERA_MODEL") or subprocess.run(
+    [ROOT / "scripts/fetch-model"], check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
 START_TIMEOUT_S = 60
 CALL_TIMEOUT_S = 300
 
