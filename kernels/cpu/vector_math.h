@@ -34,7 +34,7 @@ SIMD_INLINE V Exp2Reduced(V r, V shifted) {
   return p * power;
 }
 
-// 2^x: 0 for x < -126, infinity for x > 127.5, exact for integers. Error below 1 ulp.
+// 2^x: 0 for x < -126, infinity from x = 127.5, exact for integers. Error below 1 ulp.
 template <typename V>
 SIMD_INLINE V Exp2(V x) {
   const V clamped = Min(V::Broadcast(128.0f), x);
@@ -43,7 +43,7 @@ SIMD_INLINE V Exp2(V x) {
   return Select(Less(x, V::Broadcast(-126.0f)), V::Zero(), Exp2Reduced(r, shifted));
 }
 
-// e^x: 0 where that is below 2^-126, infinity where it is above 2^127.5. Error below 1.1 ulp.
+// e^x: 0 where that is below 2^-126, infinity from 2^127.5. Error below 1.1 ulp.
 template <typename V>
 SIMD_INLINE V Exp(V x) {
   const V log2_e = V::Broadcast(0x1.715476p+0f);

@@ -1,0 +1,7 @@
+#include "tests/kernels/vector_math_probe_impl.h"
+
+namespace tessera {
+
+const VectorMathProbe kVectorMathAvx512 = kProbe;
+
+}  // namespace tessera
