@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/worker_pool.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_weight.h"
+#include "kernels/cpu/linear_kernels.h"
+
+namespace tessera {
+
+// The matrix products of the CPU backend, by the arithmetic of docs/numerics.md: an output's bits
+// depend on its row of x and its row of W alone, not on num_rows, the threads or the instruction
+// set.
+//
+// Owns scratch that grows to a bound set by the widest weight (kMaxBandRows rows of activations)
+// and is kept. Owned and called by one thread at a time.
+class CpuLinear {
+ public:
+  // Does not own the pool. REQUIRES: IsSupported(isa).
+  CpuLinear(WorkerPool* pool, CpuIsa isa);
+  ~CpuLinear();
+  CpuLinear(const CpuLinear&) = delete;
+  CpuLinear& operator=(const CpuLinear&) = delete;
+
+  // out[r] = the weights' products with x[r], side by side: [num_rows, sum of rows()]. Every weight
+  // is a CpuWeight, and all have the same cols. x: [num_rows, cols].
+  void Run(const float* x, int64_t num_rows, std::span<const PackedWeight* const> weights,
+           float* out);
+
+  // out[r] = row tokens[r] of the table, dequantised. out: [tokens.size(), table.cols()].
+  void Embed(const CpuWeight& table, std::span<const TokenId> tokens, float* out);
+
+ private:
+  struct Band;
+  struct RowRange;
+  struct WorkerScratch;
+
+  // Rows of x as int16 blocks, in tiles (QuantTile) one after the other.
+  struct QuantizedRows {
+    std::vector<int16_t> q;         // [rows * cols]
+    std::vector<float> scale;       // [rows * cols / 32]
+    std::vector<float> scaled_sum;  // same
+
+    void Reserve(int64_t num_rows, int64_t cols);
+  };
+
+  void RunBand(const Band& band);
+  void RunWorker(const Band& band, int worker);
+  void QuantizeTiles(const Band& band, int64_t first_tile, int64_t end_tile,
+                     QuantizedRows* rows) const;
+  void MultiplyPanels(const Band& band, const RowRange& rows, const QuantizedRows& x,
+                      int64_t first_panel, int64_t end_panel, WorkerScratch* scratch) const;
+  void MultiplyPanel(const Band& band, const RowRange& rows, const QuantizedRows& x,
+                     const CpuWeight& weight, const uint8_t* panel, WorkerScratch* scratch) const;
+  void MultiplyUnpacked(const Band& band, const RowRange& rows, const QuantizedRows& x,
+                        const CpuWeight& weight, const uint8_t* panel,
+                        WorkerScratch* scratch) const;
+
+  WorkerPool* const pool_;
+  const LinearKernels& kernels_;
+  QuantizedRows shared_rows_;  // quantised by all workers together, each some tiles
+  std::vector<std::unique_ptr<WorkerScratch>> scratch_;  // [worker]
+};
+
+}  // namespace tessera

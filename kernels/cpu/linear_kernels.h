@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/panel_layout.h"
+
+// What one instruction set brings to CpuLinear: a table of plain functions. All tables compute the
+// same bits. `sums` is always [rows][32 channels] and is added to, blocks ascending.
+
+namespace tessera {
+
+inline constexpr int kMaxTileRows = 8;
+inline constexpr int kNumDTypes = sizeof(kAllDTypes) / sizeof(kAllDTypes[0]);
+inline constexpr int kNumScaleKinds = 4;
+
+// A few rows of quantised activations, interleaved by block: the kernels walk it front to back.
+struct QuantTile {
+  const int16_t* q;         // [blocks][rows][32]
+  const float* scale;       // [blocks][rows]
+  const float* scaled_sum;  // [blocks][rows]: scale * (sum of q)
+};
+
+// sums += W x over `num_blocks` blocks, from the packed weights or from an unpacked chunk.
+using DotKernel = void (*)(const uint8_t* weights, int num_blocks, const QuantTile& x, float* sums);
+// Expands up to kChunkBlocks blocks of a panel; `chunk` points at the chunk's header.
+using UnpackKernel = void (*)(const uint8_t* chunk, int num_blocks, uint8_t* out);
+// sums = W x for a float panel; rows of x lie x_stride floats apart.
+using FloatDotKernel = void (*)(const uint8_t* panel, int64_t cols, const float* x,
+                                int64_t x_stride, float* sums);
+// Quantises one row's blocks; block b goes to q + b * q_stride, scale[b * scale_stride], ...
+using QuantizeKernel = void (*)(const float* x, int num_blocks, int64_t q_stride,
+                                int64_t scale_stride, int16_t* q, float* scale, float* scaled_sum);
+
+// An unpacked block: [16 pairs][32 channels] int16 pairs, then d [32] fp32, and m [32] or, for
+// Q6_K, the second d [32].
+inline constexpr int kUnpackedQuantBytes = kQuantBlock * kPanelChannels * 2;
+inline constexpr int kUnpackedBlockBytes = kUnpackedQuantBytes + 2 * kPanelChannels * 4;
+
+// Unpacked, K-quants with a minimum look like Q4_1.
+constexpr ScaleKind UnpackedKind(ScaleKind kind) {
+  return kind == ScaleKind::kSuper ? ScaleKind::kHalfMinimum : kind;
+}
+
+// Entries are indexed by DType or ScaleKind and by rows - 1, up to tile_rows; those that make no
+// sense are null.
+struct LinearKernels {
+  int tile_rows = 0;
+  QuantizeKernel quantize = nullptr;
+  DotKernel dot_packed[kNumDTypes][kMaxTileRows] = {};
+  UnpackKernel unpack[kNumDTypes] = {};  // all null: this path has no unpacked kernels
+  DotKernel dot_unpacked[kNumScaleKinds][kMaxTileRows] = {};
+  FloatDotKernel dot_float[kNumDTypes][kMaxTileRows] = {};
+};
+
+extern const LinearKernels kLinearPortable;
+extern const LinearKernels kLinearAvx2;
+extern const LinearKernels kLinearAvx512;
+extern const LinearKernels kLinearAvx512Vnni;
+
+// The quantisation's constants (docs/numerics.md, CPU).
+inline constexpr float kActivationMax = 32639.0f;
+inline constexpr float kTinyActivation = 0x1p-100f;  // a block below it is taken as zero
+inline constexpr uint32_t kFloatInfinityBits = 0x7F800000;
+inline constexpr uint32_t kFloatNanBits = 0x7FC00000;
+
+}  // namespace tessera
