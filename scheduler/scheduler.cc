@@ -35,7 +35,8 @@ Scheduler::Scheduler(const ExecutorLimits& limits, const SchedulerOptions& optio
                                                : std::max(1, limits.max_batch_tokens / 2)),
       cache_(limits.num_pages, limits.page_tokens),
       waiting_(&ledger_),
-      free_slots_(num_slots_) {
+      free_slots_(num_slots_),
+      num_holders_(limits.num_pages) {
   CHECK_GE(num_slots_, 1);
   CHECK_GE(max_length_, 2);
   CHECK_GE(options.max_partial_prefills, 1);

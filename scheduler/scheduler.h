@@ -114,6 +114,7 @@ class Scheduler {
 
   // Aborts if an invariant is broken. For tests.
   void CheckInvariants() const;
+  const PageCache& pages() const { return cache_; }
 
  private:
   // scheduler.cc: sequences and their ends.
@@ -141,12 +142,13 @@ class Scheduler {
   int rows_left() const { return limits_.max_batch_tokens - plan_.num_tokens; }
 
   // scheduler_preempt.cc: who gives way.
-  bool MakePageFree(Sequence* beneficiary);
+  bool PreemptFor(const Sequence& beneficiary);
   void PreemptForWaiting();
   bool FitsWithout(const Sequence& waiting, const std::vector<Sequence*>& victims);
   bool GivesWayTo(const Sequence& waiting, const Sequence& running) const;
   bool GivesWayBefore(const Sequence& a, const Sequence& b) const;
   int NumOwnPages(const Sequence& sequence) const;
+  int NumPagesHeldOnlyBy(const std::vector<Sequence*>& sequences);
   void Preempt(Sequence* victim);
 
   // scheduler_admit.cc: who starts.
@@ -219,6 +221,7 @@ class Scheduler {
   PrefixMatch match_;               // of the candidate at hand
   std::vector<Sequence*> blocked_;  // in this step: what later candidates pass
   std::vector<Sequence*> victims_;
+  std::vector<int> num_holders_;     // [num_pages], 0 between uses
   WaitReason admission_stopped_by_ = WaitReason::kNone;
 
   SchedulerStats stats_;

@@ -121,18 +121,21 @@ void Scheduler::AddToPlan(Sequence* sequence, int num_rows) {
 // the sequence had to give way itself.
 bool Scheduler::ReserveNextPage(Sequence* sequence) {
   const int index = sequence->scheduled / limits_.page_tokens;
-  const bool is_new = index == static_cast<int>(sequence->pages.size());
-  if (!is_new && !cache_.is_shared(sequence->pages[index])) return true;
-  if (!MakePageFree(sequence)) return false;
-  if (is_new) {
-    cache_.Extend(&sequence->pages);
-  } else if (cache_.is_shared(sequence->pages[index])) {
-    const PageId shared = sequence->pages[index];
-    cache_.PinCopySource(shared);
-    cache_.Replace(index, &sequence->pages);
-    const int num_tokens = sequence->scheduled % limits_.page_tokens;
-    plan_.page_copies.push_back({shared, sequence->pages[index], num_tokens});
+  const auto is_new = [&] { return index == static_cast<int>(sequence->pages.size()); };
+  const auto lacks_page = [&] { return is_new() || cache_.is_shared(sequence->pages[index]); };
+  while (lacks_page() && cache_.num_free() == 0) {
+    if (!PreemptFor(*sequence)) return false;
   }
+  if (!lacks_page()) return true;  // it always had it, or is the fork's last holder now
+  if (is_new()) {
+    cache_.Extend(&sequence->pages);
+    return true;
+  }
+  const PageId shared = sequence->pages[index];
+  cache_.PinCopySource(shared);
+  cache_.Replace(index, &sequence->pages);
+  const int num_tokens = sequence->scheduled % limits_.page_tokens;
+  plan_.page_copies.push_back({shared, sequence->pages[index], num_tokens});
   return true;
 }
 

@@ -5,22 +5,19 @@
 
 namespace tessera {
 
-// Takes pages from sequences that have no rows in this step yet, until one is free. False if the
-// beneficiary itself was the one to give way. The first in running_ is planned first and so finds
-// everyone else still without rows: it always moves on.
-bool Scheduler::MakePageFree(Sequence* beneficiary) {
-  while (cache_.num_free() == 0) {
-    Sequence* victim = nullptr;
-    for (Sequence* const other : running_) {
-      if (other->state != SequenceState::kRunning || other->planned_in_step == step_) continue;
-      if (victim == nullptr || GivesWayBefore(*other, *victim)) victim = other;
-    }
-    CHECK(victim != nullptr) << "a sequence that fits the pool alone found no page";
-    Preempt(victim);
-    pages_ran_out_ = true;
-    if (victim == beneficiary) return false;
+// Preempts one sequence that has no rows in this step yet so that the beneficiary finds a page. False
+// if the beneficiary itself was the one to give way. The first in running_ is planned first and so
+// finds everyone else still without rows: it always moves on.
+bool Scheduler::PreemptFor(const Sequence& beneficiary) {
+  Sequence* victim = nullptr;
+  for (Sequence* const other : running_) {
+    if (other->state != SequenceState::kRunning || other->planned_in_step == step_) continue;
+    if (victim == nullptr || GivesWayBefore(*other, *victim)) victim = other;
   }
-  return true;
+  CHECK(victim != nullptr) << "a sequence that fits the pool alone found no page";
+  Preempt(victim);
+  pages_ran_out_ = true;
+  return victim != &beneficiary;
 }
 
 // Parked first; a pinned one only for an older pinned one; then by priority; then by what it costs:
@@ -71,15 +68,27 @@ bool Scheduler::GivesWayTo(const Sequence& waiting, const Sequence& running) con
 // Whether `waiting`, whose prefix was matched last, would fit if the victims were gone.
 bool Scheduler::FitsWithout(const Sequence& waiting, const std::vector<Sequence*>& victims) {
   int num_slots = static_cast<int>(free_slots_.size());
-  int num_free = cache_.num_free();
+  const int num_free = cache_.num_free() + NumPagesHeldOnlyBy(victims);
   int num_to_grow = NumPagesToGrow();
   for (const Sequence* const victim : victims) {
     num_slots += victim->num_slots();
-    num_free += NumOwnPages(*victim);
     if (!victim->parked) num_to_grow -= NumPagesToGrow(*victim);
   }
-  if (victims.size() == running_.size()) num_to_grow = 0;
   return waiting.num_slots() <= num_slots && FitsPages(waiting, num_free, num_to_grow);
+}
+
+// Siblings of one fork share pages, which come free only with the last of them.
+int Scheduler::NumPagesHeldOnlyBy(const std::vector<Sequence*>& sequences) {
+  int num_pages = 0;
+  for (const Sequence* const sequence : sequences) {
+    for (const PageId page : sequence->pages) {
+      if (++num_holders_[page] == cache_.pool().references(page)) ++num_pages;
+    }
+  }
+  for (const Sequence* const sequence : sequences) {
+    for (const PageId page : sequence->pages) num_holders_[page] = 0;
+  }
+  return num_pages;
 }
 
 // The victim waits in its old place. What it computed stays known to the prefix cache for as long

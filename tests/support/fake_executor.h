@@ -63,6 +63,11 @@ class FakeExecutor final : public Executor {
   StepTicket Launch(const StepInput& input) override;
   StepResult Wait(StepTicket ticket) override;
 
+  // What the page holds for its token `offset`.
+  uint64_t StoredIn(PageId page, int offset) const {
+    return stored_[static_cast<size_t>(page) * limits_.page_tokens + offset];
+  }
+
   // From any thread: Wait does not return while paused.
   void Pause() EXCLUDES_LOCK(mutex_);
   void Resume() EXCLUDES_LOCK(mutex_);

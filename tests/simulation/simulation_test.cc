@@ -1,0 +1,83 @@
+#include "tests/simulation/simulation.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+// simulation_test [--seed N] [--seeds COUNT]: one seed, or the first COUNT. The environment
+// variables TESSERA_SIMULATION_SEED and TESSERA_SIMULATION_SEEDS do the same.
+
+namespace tessera {
+namespace {
+
+uint64_t first_seed = 1;
+uint64_t num_seeds = 4000;
+char replay_hint[128];
+
+// A broken invariant aborts: say how to see it again.
+void PrintReplayHint(int) {
+  const ssize_t written = write(STDERR_FILENO, replay_hint, std::strlen(replay_hint));
+  static_cast<void>(written);
+}
+
+void Print(const SimulationTotals& totals) {
+  std::printf(
+      "%ld steps, %ld requests (%ld refused), %ld tokens, %ld preemptions, %ld cached tokens, "
+      "%ld page copies\nends:",
+      totals.num_steps, totals.num_requests, totals.num_refused, totals.num_tokens,
+      totals.num_preemptions, totals.num_cached_tokens, totals.num_page_copies);
+  for (int i = 0; i < 16; ++i) std::printf(" %ld", totals.num_ends[i]);
+  std::printf("\n");
+}
+
+TEST(Simulation, EverySequenceGetsWhatItWouldAlone) {
+  SimulationTotals totals;
+  for (uint64_t seed = first_seed; seed < first_seed + num_seeds; ++seed) {
+    std::snprintf(replay_hint, sizeof(replay_hint), "replay: simulation_test --seed %lu\n", seed);
+    totals.Add(Simulation(seed).Run());
+  }
+  Print(totals);
+  if (num_seeds < 1000) return;
+  // The worlds must stay harsh enough to mean something.
+  EXPECT_GT(totals.num_preemptions, totals.num_requests / 20);
+  EXPECT_GT(totals.num_cached_tokens, totals.num_requests);
+  EXPECT_GT(totals.num_page_copies, totals.num_requests / 20);
+  for (const FinishReason reason :
+       {FinishReason::kStopToken, FinishReason::kStopString, FinishReason::kLength,
+        FinishReason::kCancelled, FinishReason::kDeadline, FinishReason::kNonFinite,
+        FinishReason::kNoTokenLeft}) {
+    EXPECT_GT(totals.num_ends[static_cast<int>(reason)], 50) << static_cast<int>(reason);
+  }
+}
+
+void ReadArguments(int argc, char** argv) {
+  const auto set = [](const std::string& name, const char* value) {
+    if (value == nullptr) return;
+    const uint64_t number = std::strtoull(value, nullptr, 10);
+    if (name == "seeds") {
+      num_seeds = number;
+    } else {
+      first_seed = number;
+      num_seeds = 1;
+    }
+  };
+  set("seed", std::getenv("TESSERA_SIMULATION_SEED"));
+  set("seeds", std::getenv("TESSERA_SIMULATION_SEEDS"));
+  for (int i = 1; i + 1 < argc; i += 2) set(argv[i] + 2, argv[i + 1]);
+}
+
+}  // namespace
+}  // namespace tessera
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  tessera::ReadArguments(argc, argv);
+  std::signal(SIGABRT, tessera::PrintReplayHint);
+  std::signal(SIGSEGV, tessera::PrintReplayHint);
+  return RUN_ALL_TESTS();
+}
