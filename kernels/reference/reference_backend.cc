@@ -47,10 +47,11 @@ class ReferenceBackend : public Backend {
   std::string_view name() const override { return "reference"; }
 
   DeviceBuffer Allocate(size_t size_bytes) override {
+    if (size_bytes == 0) return {};
     const size_t rounded = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
     void* data = std::aligned_alloc(kAlignment, rounded);
-    CHECK(data != nullptr || rounded == 0) << "out of memory: " << size_bytes << " bytes";
-    if (rounded > 0) std::memset(data, 0, rounded);
+    CHECK(data != nullptr) << "out of memory: " << size_bytes << " bytes";
+    std::memset(data, 0, rounded);
     return DeviceBuffer(this, data, size_bytes);
   }
 

@@ -1,0 +1,112 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "base/check.h"
+#include "kernels/cpu/cpu_weight.h"
+#include "kernels/cpu/isa.h"
+
+namespace tessera {
+namespace {
+
+constexpr size_t kAlignment = 64;
+
+}  // namespace
+
+CpuBackend::CpuBackend(const CpuBackendOptions& options)
+    : isa_(ResolveIsa(options.isa)),
+      pool_(options.num_threads),
+      linear_(&pool_, isa_),
+      rope_store_kv_(&pool_, isa_),
+      attention_(&pool_, isa_),
+      row_ops_(&pool_, isa_),
+      sampler_(&pool_, isa_) {}
+
+std::string_view CpuBackend::name() const {
+  switch (isa_) {
+    case CpuIsa::kAvx2:
+      return "cpu-avx2";
+    case CpuIsa::kAvx512:
+      return "cpu-avx512";
+    case CpuIsa::kAvx512Vnni:
+      return "cpu-avx512vnni";
+    case CpuIsa::kPortable:
+    case CpuIsa::kAuto:
+      break;
+  }
+  return "cpu-portable";
+}
+
+DeviceBuffer CpuBackend::Allocate(size_t size_bytes) {
+  if (size_bytes == 0) return {};
+  const size_t rounded = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  void* data = std::aligned_alloc(kAlignment, rounded);
+  CHECK(data != nullptr) << "out of memory: " << size_bytes << " bytes";
+  std::memset(data, 0, rounded);
+  return DeviceBuffer(this, data, size_bytes);
+}
+
+void CpuBackend::Free(void* data) { std::free(data); }
+
+std::unique_ptr<PackedWeight> CpuBackend::NewWeight(DType type, int64_t rows, int64_t cols) {
+  return std::make_unique<CpuWeight>(type, rows, cols);
+}
+
+void CpuBackend::PackRows(PackedWeight* weight, int64_t first_row, int64_t num_rows,
+                          const std::byte* data) {
+  static_cast<CpuWeight*>(weight)->PackRows(first_row, num_rows, data);
+}
+
+size_t CpuBackend::KvPageBytes(const KvSpec& spec) const { return CpuKvPageBytes(spec); }
+
+void CpuBackend::Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) {
+  linear_.Embed(static_cast<const CpuWeight&>(table), tokens, out);
+}
+
+void CpuBackend::RmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows,
+                         int64_t dim, float* out) {
+  row_ops_.RmsNorm(x, weight, epsilon, num_rows, dim, out);
+}
+
+void CpuBackend::AddRmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows,
+                            int64_t dim, float* residual, float* out) {
+  row_ops_.AddRmsNorm(x, weight, epsilon, num_rows, dim, residual, out);
+}
+
+void CpuBackend::Linear(const float* x, int64_t num_rows,
+                        std::span<const PackedWeight* const> weights, float* out) {
+  linear_.Run(x, num_rows, weights, out);
+}
+
+void CpuBackend::RopeStoreKv(const RopeStoreKvParams& params) { rope_store_kv_.Run(params); }
+
+void CpuBackend::Attention(const AttentionParams& params) { attention_.Run(params); }
+
+void CpuBackend::SwiGlu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) {
+  row_ops_.SwiGlu(gate_up, num_rows, dim, out);
+}
+
+void CpuBackend::GatherRows(const float* x, std::span<const int32_t> rows, int64_t dim,
+                            float* out) {
+  for (const int32_t row : rows) {
+    std::memcpy(out, x + row * dim, static_cast<size_t>(dim) * sizeof(float));
+    out += dim;
+  }
+}
+
+void CpuBackend::CopyPage(const KvSpec& spec, std::byte* pages, int32_t from, int32_t to,
+                          int num_tokens) {
+  CpuCopyPage(spec, pages, from, to, num_tokens);
+}
+
+void CpuBackend::Sample(float* logits, int64_t vocab_size, std::span<const SampleRow> rows,
+                        std::span<SampleResult> results) {
+  sampler_.Run(logits, vocab_size, rows, results);
+}
+
+std::unique_ptr<Backend> MakeCpuBackend(const CpuBackendOptions& options) {
+  return std::make_unique<CpuBackend>(options);
+}
+
+}  // namespace tessera

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "base/worker_pool.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/linear.h"
+#include "kernels/cpu/rope_store_kv.h"
+#include "kernels/cpu/row_ops.h"
+#include "kernels/cpu/sample.h"
+
+namespace tessera {
+
+// The ops of kernels/cpu on one worker pool. Calls return when their work is done.
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(const CpuBackendOptions& options);
+
+  std::string_view name() const override;
+
+  DeviceBuffer Allocate(size_t size_bytes) override;
+  void Synchronize() override {}
+
+  std::unique_ptr<PackedWeight> NewWeight(DType type, int64_t rows, int64_t cols) override;
+  void PackRows(PackedWeight* weight, int64_t first_row, int64_t num_rows,
+                const std::byte* data) override;
+
+  size_t KvPageBytes(const KvSpec& spec) const override;
+
+  void Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) override;
+  void RmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
+               float* out) override;
+  void AddRmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
+                  float* residual, float* out) override;
+  void Linear(const float* x, int64_t num_rows, std::span<const PackedWeight* const> weights,
+              float* out) override;
+  void RopeStoreKv(const RopeStoreKvParams& params) override;
+  void Attention(const AttentionParams& params) override;
+  void SwiGlu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) override;
+  void GatherRows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) override;
+  void CopyPage(const KvSpec& spec, std::byte* pages, int32_t from, int32_t to,
+                int num_tokens) override;
+  void Sample(float* logits, int64_t vocab_size, std::span<const SampleRow> rows,
+              std::span<SampleResult> results) override;
+
+ private:
+  void Free(void* data) override;
+
+  const CpuIsa isa_;
+  WorkerPool pool_;
+  CpuLinear linear_;
+  CpuRopeStoreKv rope_store_kv_;
+  CpuAttention attention_;
+  CpuRowOps row_ops_;
+  CpuSampler sampler_;
+};
+
+}  // namespace tessera
