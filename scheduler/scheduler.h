@@ -159,7 +159,7 @@ class Scheduler {
     bool passes_overdue = false;  // chosen although another is overdue
   };
   void AdmitWaiting();
-  bool MayPass(const Sequence& blocked) const;
+  bool MayPassBlocked(const Sequence& candidate);
   Candidate NextCandidate() const;
   WaitReason TryAdmit(const Candidate& candidate);
   bool StaysPartial(const Sequence& sequence) const;
@@ -221,7 +221,7 @@ class Scheduler {
   PrefixMatch match_;               // of the candidate at hand
   std::vector<Sequence*> blocked_;  // in this step: what later candidates pass
   std::vector<Sequence*> victims_;
-  std::vector<int> num_holders_;     // [num_pages], 0 between uses
+  std::vector<int> num_holders_;  // [num_pages], 0 between uses
   WaitReason admission_stopped_by_ = WaitReason::kNone;
 
   SchedulerStats stats_;

@@ -6,7 +6,7 @@
 namespace tessera {
 namespace {
 
-constexpr int kMaxBlocked = 16;  // candidates a step looks past
+constexpr int kMaxBlocked = 32;  // candidates a step looks past
 
 // Tokens whose keys and values may come from the cache: not the last, whose row chooses the next
 // token, nor any whose row is wanted for the prompt's logprobs.
@@ -29,21 +29,32 @@ void Scheduler::AdmitWaiting() {
   while (true) {
     const Candidate candidate = NextCandidate();
     if (candidate.sequence == nullptr) return;
+    if (!MayPassBlocked(*candidate.sequence)) return;
     const WaitReason reason = rows_left() == 0 ? WaitReason::kTokenBudget : TryAdmit(candidate);
     if (reason == WaitReason::kNone) continue;
     candidate.sequence->wait_reason = reason;
     candidate.sequence->skipped_in_step = step_;
+    blocked_.push_back(candidate.sequence);
     if (reason == WaitReason::kSharedPrefix) continue;
     admission_stopped_by_ = reason;
-    if (rows_left() == 0) return;
-    if (!MayPass(*candidate.sequence)) return;
-    blocked_.push_back(candidate.sequence);
+    if (free_slots_.empty() || rows_left() == 0) return;
   }
 }
 
-bool Scheduler::MayPass(const Sequence& blocked) const {
-  return blocked.num_bypassed < options_.max_bypasses && !free_slots_.empty() &&
-         static_cast<int>(blocked_.size()) < kMaxBlocked;
+// Nobody passes a blocked sequence more than max_bypasses times, nor is a tenant that is blocked left
+// far behind in service: the bound between backlogged tenants would not hold.
+bool Scheduler::MayPassBlocked(const Sequence& candidate) {
+  if (blocked_.size() >= kMaxBlocked) return false;
+  const int64_t most_service = ledger_.service(candidate.owner->request.tenant) -
+                               TenantLedger::kOutputTokenCost * max_length_;
+  for (const Sequence* const blocked : blocked_) {
+    const bool waits_by_choice = blocked->wait_reason == WaitReason::kSharedPrefix;
+    if (!waits_by_choice && blocked->num_bypassed >= options_.max_bypasses) return false;
+    if (ledger_.service(blocked->owner->request.tenant) >= most_service) continue;
+    admission_stopped_by_ = WaitReason::kFairness;
+    return false;
+  }
+  return true;
 }
 
 // In the queue's order, except that one admission in overdue_share goes to a sequence that has

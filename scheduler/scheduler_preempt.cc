@@ -5,9 +5,9 @@
 
 namespace tessera {
 
-// Preempts one sequence that has no rows in this step yet so that the beneficiary finds a page. False
-// if the beneficiary itself was the one to give way. The first in running_ is planned first and so
-// finds everyone else still without rows: it always moves on.
+// Preempts one sequence that has no rows in this step yet so that the beneficiary finds a page.
+// False if the beneficiary itself was the one to give way. The first in running_ is planned first
+// and so finds everyone else still without rows: it always moves on.
 bool Scheduler::PreemptFor(const Sequence& beneficiary) {
   Sequence* victim = nullptr;
   for (Sequence* const other : running_) {

@@ -9,6 +9,7 @@ StepBuilder::StepBuilder(const ExecutorLimits& limits) : limits_(limits) {
   query_starts_.reserve(limits.max_running + size_t{1});
   kv_lengths_.reserve(limits.max_running);
   page_starts_.reserve(limits.max_running + size_t{1});
+  page_ids_.reserve(limits.num_pages + static_cast<size_t>(limits.max_running));
   slot_starts_.reserve(limits.max_running);
   samples_.reserve(limits.max_samples);
 }

@@ -91,6 +91,7 @@ void Simulation::Step() {
   const StepPlan& plan = scheduler_.Plan(now_, &events_);
   scheduler_.CheckInvariants();
   Hear();
+  CheckPlan(plan);
   CHECK(!plan.empty() || !must_run) << "there is work, but the plan is empty";
   if (plan.empty()) return;
   ++totals_.num_steps;
@@ -102,6 +103,16 @@ void Simulation::Step() {
   Hear();
   CheckIndexedContents();
   if (random_.OneIn(8)) CheckSnapshot();
+}
+
+void Simulation::CheckPlan(const StepPlan& plan) {
+  for (const PlannedSequence& planned : plan.sequences) {
+    const Sequence& sequence = *planned.sequence;
+    const Client& client = clients_.at(sequence.owner->request.id);
+    CHECK(!client.witnesses[sequence.index].parked) << "a parked sequence gets rows";
+    CHECK_GT(client.request.deadline, now_) << "an expired request gets rows";
+  }
+  CHECK_GT(scheduler_.NextDeadline(), now_);
 }
 
 // What clients and the server do to a request at any moment.
@@ -285,6 +296,11 @@ void Simulation::CheckReport(const TokenEvent& event, const Client& client,
   CHECK_LE(report.recomputed_tokens, report.num_preemptions * client.max_length);
   CHECK_EQ(report.finished, now_);
   if (client.request.num_prompt_logprobs >= 0) CHECK_EQ(report.cached_tokens, 0);
+  if (event.request == clients_.begin()->first && event.index == 0) {
+    // Nobody is older: only until it is pinned, and while it is parked, does it give way.
+    CHECK_LE(report.num_preemptions,
+             std::max(1, world_.options.max_preemptions) + witness.num_parked);
+  }
   if (report.completion_tokens == 0) return;
   CHECK(report.arrived <= report.first_scheduled && report.first_scheduled <= report.first_token);
   CHECK_LE(report.first_token, report.finished);

@@ -51,6 +51,7 @@ class Simulation {
 
   void Arrive();
   void Step();
+  void CheckPlan(const StepPlan& plan);
   void Disturb();
   void CancelOne(Client* client);
   void FinishOne(Client* client);

@@ -77,7 +77,7 @@ std::vector<TokenId> Workload::MakePrompt() {
 void Workload::AddStops(Request* request) {
   if (random_->OneIn(3)) request->stop_tokens = {1};
   if (random_->OneIn(3)) request->min_tokens = random_->Between(1, 8);
-  request->banned_before_min = request->stop_tokens;
+  if (!random_->OneIn(4)) request->banned_before_min = request->stop_tokens;
   if (!random_->OneIn(40)) return;
   for (TokenId token = 0; token < std::min(8, world_.limits.vocab_size); ++token) {
     request->banned_before_min.push_back(token);
