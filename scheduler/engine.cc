@@ -24,6 +24,11 @@ absl::Status CheckSetup(const EngineOptions& options, const ExecutorLimits& limi
   RETURN_IF_ERROR(CheckAtLeastOne("max running", limits.max_running));
   RETURN_IF_ERROR(CheckAtLeastOne("max context", limits.max_context));
   RETURN_IF_ERROR(CheckAtLeastOne("max samples", limits.max_samples));
+  if (limits.max_context < 2 || int64_t{limits.num_pages} * limits.page_tokens < 2) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "context and KV cache: expected room for a prompt token and an output token, got %d and %d",
+        limits.max_context, int64_t{limits.num_pages} * limits.page_tokens));
+  }
   RETURN_IF_ERROR(CheckAtLeastOne("max waiting", options.scheduler.max_waiting_requests));
   RETURN_IF_ERROR(
       CheckAtLeastOne("max waiting prompt tokens", options.scheduler.max_waiting_prompt_tokens));

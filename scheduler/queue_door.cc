@@ -44,13 +44,13 @@ absl::Status QueueDoor::CheckRoom(const Visitor& visitor, SubmitRefusal* refusal
     return absl::ResourceExhaustedError(absl::StrFormat(
         "the queue is full: at most %d %s, with this request %d", limit, what, actual));
   };
-  if (num_unfinished_ >= limits_.max_unfinished_requests) {
-    return refuse(RefusalReason::kTooManyRequests, limits_.max_unfinished_requests,
-                  num_unfinished_ + 1, "unfinished requests");
-  }
   if (num_waiting_ >= limits_.max_waiting_requests) {
     return refuse(RefusalReason::kTooManyRequests, limits_.max_waiting_requests, num_waiting_ + 1,
                   "waiting requests");
+  }
+  if (num_unfinished_ >= limits_.max_unfinished_requests) {
+    return refuse(RefusalReason::kTooManyRequests, limits_.max_unfinished_requests,
+                  num_unfinished_ + 1, "unfinished requests");
   }
   const int64_t prompt_tokens = waiting_prompt_tokens_ + visitor.prompt_tokens;
   if (num_waiting_ > 0 && prompt_tokens > limits_.max_waiting_prompt_tokens) {

@@ -57,17 +57,6 @@ GenerationStream::GenerationStream(RequestControl* control, const Tokenizer* tok
   }
 }
 
-absl::Status GenerationStream::Start(Engine* engine, Request request, SubmitRefusal* refusal) {
-  CHECK_EQ(request.id, request_);
-  const absl::Status status = engine->Submit(std::move(request), shared_from_this(), refusal);
-  if (!status.ok()) {
-    std::shared_ptr<DeltaWriter> released;
-    MutexLock lock(&mutex_);
-    released.swap(writer_);
-  }
-  return status;
-}
-
 void GenerationStream::OnToken(TokenEvent event) {
   std::shared_ptr<DeltaWriter> ready;
   {

@@ -68,23 +68,17 @@ class DeltaWriter {
 //
 // Fed by the publisher thread, read by the protocol's threads. Each sequence gets exactly one delta
 // with finish != kNone, its last.
-class GenerationStream final : public TokenSink,
-                               public std::enable_shared_from_this<GenerationStream> {
+class GenerationStream final : public TokenSink {
  public:
   // Bytes not taken yet, or in the batch taken last: it is done with when the next is asked for.
   static constexpr int64_t kParkBytes = 256 * 1024;        // above this all sequences are parked
   static constexpr int64_t kResumeBytes = kParkBytes / 2;  // below this they go on
 
-  // *control and *tokenizer outlive the stream. The writer is released when the last batch has been
-  // taken or Start has refused: a writer may hold the stream, and both may own themselves.
+  // *control and *tokenizer outlive the stream. To be submitted to the engine as the sink of
+  // `request`, or in a sink of its own. The writer is released when the last batch has been taken,
+  // so that it may hold the stream; if the engine refuses, it must drop it.
   GenerationStream(RequestControl* control, const Tokenizer* tokenizer, RequestId request,
                    int num_sequences, TextOptions options, std::shared_ptr<DeltaWriter> writer);
-
-  // Submits the request with this stream as its sink; REQUIRES: a stream owned by a shared_ptr. Any
-  // status but OK: the engine's refusal, and the writer is never called. On OK it may be called
-  // before Start returns.
-  absl::Status Start(Engine* engine, Request request, SubmitRefusal* refusal = nullptr)
-      EXCLUDES_LOCK(mutex_);
 
   // Everything that came since the last call; nothing: OnDeltasReady will be called when there is.
   // Called by one thread at a time. Nothing after the last batch.

@@ -16,6 +16,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/utf8.h"
+#include "tests/support/pulling_reader.h"
 #include "tests/support/table_tokenizer.h"
 
 namespace tessera {
@@ -440,47 +441,14 @@ TEST(GenerationStreamTest, ThePaceOfReadingChangesNothing) {
   for (uint32_t seed = 1; seed < 500; ++seed) ASSERT_EQ(run(seed), expected) << "seed " << seed;
 }
 
-// Reads on a thread of its own whenever it is called, as a protocol's write completions do.
-class ThreadedWriter final : public DeltaWriter {
- public:
-  void OnDeltasReady() override {
-    MutexLock lock(&mutex_);
-    EXPECT_FALSE(ready_) << "called again before it found nothing";
-    ready_ = true;
-    changed_.NotifyOne();
-  }
-
-  // Takes batches until the last. Returns the text.
-  std::string ReadToEnd(GenerationStream* stream) {
-    std::string text;
-    for (;;) {
-      {
-        MutexLock lock(&mutex_);
-        while (!ready_) changed_.Wait(&mutex_);
-        ready_ = false;
-      }
-      while (std::optional<DeltaBatch> batch = stream->TakeDeltas()) {
-        for (const Delta& delta : batch->deltas) text += delta.text;
-        if (batch->last) return text;
-      }
-    }
-  }
-
- private:
-  Mutex mutex_;
-  CondVar changed_;
-  bool ready_ GUARDED_BY(mutex_) = false;
-};
-
 TEST(GenerationStreamTest, NoTokenIsLostBetweenPublisherAndReader) {
   const TableTokenizer tokenizer;
   RecordingControl control;
   for (int round = 0; round < 20; ++round) {
-    const auto writer = std::make_shared<ThreadedWriter>();
+    const auto reader = std::make_shared<PullingReader>();
     const auto stream = std::make_shared<GenerationStream>(&control, &tokenizer, kRequest, 1,
-                                                           TextOptions{}, writer);
-    std::string text;
-    std::thread reader([&] { text = writer->ReadToEnd(stream.get()); });
+                                                           TextOptions{}, reader);
+    std::thread thread([&] { reader->ReadToEnd(stream.get()); });
     std::string expected;
     for (int i = 0; i < 2'000; ++i) {
       TokenEvent event;
@@ -489,8 +457,8 @@ TEST(GenerationStreamTest, NoTokenIsLostBetweenPublisherAndReader) {
       expected.push_back(static_cast<char>(event.token));
       stream->OnToken(std::move(event));
     }
-    reader.join();
-    ASSERT_EQ(text, expected);
+    thread.join();
+    ASSERT_EQ(reader->read[0].text, expected);
   }
 }
 
