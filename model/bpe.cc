@@ -33,10 +33,11 @@ bool PairHeap::Pop(int32_t* rank, int32_t* position) {
   return true;
 }
 
-void PairBuckets::Start(size_t num_ranks) {
+void PairBuckets::Start(size_t num_ranks, size_t num_positions) {
   heads_.resize(num_ranks, -1);
   non_empty_.resize((num_ranks + 63) / 64, 0);
   entries_.clear();
+  entries_.reserve(2 * num_positions);  // rarely more
   word_ = 0;
 }
 
@@ -119,9 +120,10 @@ void Bpe::EncodeUnknownBytes() {
 
 void Bpe::Encode(std::string_view piece, BpeScratch* scratch, std::vector<TokenId>* tokens) const {
   if (piece.empty()) return;
+  scratch->last_pair_ = BpeScratch::kNoPair;
   StartPiece(piece, scratch);
   if (is_layered_ && piece.size() >= kMinLongPieceBytes) {
-    scratch->buckets_.Start(merges_.size());
+    scratch->buckets_.Start(merges_.size(), piece.size());
     MergePairs(&scratch->buckets_, scratch);
   } else {
     MergePairs(&scratch->heap_, scratch);
@@ -171,29 +173,40 @@ template <typename Queue>
 void Bpe::MergeRun(int32_t position, Queue* queue, BpeScratch* scratch) const {
   std::vector<BpeScratch::Symbol>& symbols = scratch->symbols_;
   const int32_t rank = symbols[position].rank;
-  while (symbols[position].previous != BpeScratch::kNone &&
-         symbols[symbols[position].previous].rank == rank) {
-    position = symbols[position].previous;
+  int32_t first = position;
+  while (symbols[first].previous != BpeScratch::kNone &&
+         symbols[symbols[first].previous].rank == rank) {
+    first = symbols[first].previous;
     ++scratch->num_operations_;
   }
-  while (position != BpeScratch::kNone && symbols[position].rank == rank) {
-    MergePair(position, queue, scratch);
-    position = symbols[position].next;
+  int32_t end = first;
+  while (end != BpeScratch::kNone && symbols[end].rank == rank) {
+    JoinWithNext(end, scratch);
+    end = symbols[end].next;
   }
+  if (symbols[first].previous != BpeScratch::kNone)
+    FindPair(symbols[first].previous, queue, scratch);
+  for (int32_t i = first; i != end; i = symbols[i].next) FindPair(i, queue, scratch);
 }
 
 template <typename Queue>
 void Bpe::MergePair(int32_t position, Queue* queue, BpeScratch* scratch) const {
+  JoinWithNext(position, scratch);
+  const int32_t previous = scratch->symbols_[position].previous;
+  if (previous != BpeScratch::kNone) FindPair(previous, queue, scratch);
+  FindPair(position, queue, scratch);
+}
+
+void Bpe::JoinWithNext(int32_t position, BpeScratch* scratch) const {
   std::vector<BpeScratch::Symbol>& symbols = scratch->symbols_;
   BpeScratch::Symbol& left = symbols[position];
   BpeScratch::Symbol& right = symbols[left.next];
+  ++scratch->num_operations_;
   scratch->last_merge_left_ = left.token;
   left.token = merges_[left.rank].result;
   left.next = right.next;
   right.rank = BpeScratch::kNoRank;
   if (right.next != BpeScratch::kNone) symbols[right.next].previous = position;
-  FindPair(position, queue, scratch);
-  if (left.previous != BpeScratch::kNone) FindPair(left.previous, queue, scratch);
 }
 
 template <typename Queue>
@@ -202,11 +215,14 @@ void Bpe::FindPair(int32_t position, Queue* queue, BpeScratch* scratch) const {
   symbol.rank = BpeScratch::kNoRank;
   if (symbol.next == BpeScratch::kNone) return;
   ++scratch->num_operations_;
-  const auto entry =
-      rank_of_pair_.find(PairKey(symbol.token, scratch->symbols_[symbol.next].token));
-  if (entry == rank_of_pair_.end()) return;
-  symbol.rank = entry->second;
-  queue->Push(symbol.rank, position);
+  const uint64_t pair = PairKey(symbol.token, scratch->symbols_[symbol.next].token);
+  if (pair != scratch->last_pair_) {
+    const auto entry = rank_of_pair_.find(pair);
+    scratch->last_pair_ = pair;
+    scratch->last_rank_ = entry == rank_of_pair_.end() ? BpeScratch::kNoRank : entry->second;
+  }
+  symbol.rank = scratch->last_rank_;
+  if (symbol.rank != BpeScratch::kNoRank) queue->Push(symbol.rank, position);
 }
 
 }  // namespace tessera

@@ -50,6 +50,7 @@ class Bpe {
   void MergeRun(int32_t position, Queue* queue, BpeScratch* scratch) const;
   template <typename Queue>
   void MergePair(int32_t position, Queue* queue, BpeScratch* scratch) const;
+  void JoinWithNext(int32_t position, BpeScratch* scratch) const;
   template <typename Queue>
   void FindPair(int32_t position, Queue* queue, BpeScratch* scratch) const;
   void EncodeUnknownBytes();
@@ -80,7 +81,7 @@ class PairBuckets {
   static constexpr bool kLeftmostFirst = false;
 
   // Makes room for ranks below `num_ranks`. REQUIRES: empty.
-  void Start(size_t num_ranks);
+  void Start(size_t num_ranks, size_t num_positions);
   void Push(int32_t rank, int32_t position);
   bool Pop(int32_t* rank, int32_t* position);
 
@@ -99,13 +100,14 @@ class PairBuckets {
 // Working memory of Bpe::Encode, kept between pieces. Used by one thread.
 class BpeScratch {
  public:
-  // Pairs looked up and pairs popped so far: what the time is proportional to.
+  // Pairs looked up, popped and joined so far: what the time is proportional to.
   uint64_t num_operations() const { return num_operations_; }
 
  private:
   friend class Bpe;
   static constexpr int32_t kNoRank = -1;
   static constexpr int32_t kNone = -1;
+  static constexpr uint64_t kNoPair = ~uint64_t{0};  // of two bytes without tokens: has no rank
 
   // The tokens so far, a doubly linked list in the order of the text. A symbol stands at its first
   // byte's position; those merged into another are out of the list and have no rank.
@@ -119,6 +121,8 @@ class BpeScratch {
   std::vector<Symbol> symbols_;
   PairHeap heap_;
   PairBuckets buckets_;
+  uint64_t last_pair_ = kNoPair;  // looked up last: runs ask for the same again and again
+  int32_t last_rank_ = kNoRank;   // its rank
   TokenId last_merge_left_ = -1;
   uint64_t num_operations_ = 0;
 };
