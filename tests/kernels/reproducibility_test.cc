@@ -1,6 +1,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -98,14 +99,16 @@ TEST_P(ReproducibilityTest, Linear) {
   for (const DType type : kAllDTypes) {
     const int64_t cols = BlockElements(type) == 256 ? 512 : 160;
     const Floats x = ActivationFloats(kNumRows * cols, 4);
-    const auto run = [&](Backend* backend, const Floats& rows) {
-      const auto first = MakeWeight(backend, type, 70, cols, 5);
-      const auto second = MakeWeight(backend, type, 3, cols, 6);
-      return RunLinear(backend, rows, {first.get(), second.get()});
+    const auto make_run = [&](Backend* backend) {
+      const std::shared_ptr<PackedWeight> first = MakeWeight(backend, type, 70, cols, 5);
+      const std::shared_ptr<PackedWeight> second = MakeWeight(backend, type, 3, cols, 6);
+      return [=](const Floats& rows) {
+        return RunLinear(backend, rows, {first.get(), second.get()});
+      };
     };
-    ExpectRowsIndependent(x, cols, std::string(Name(type)),
-                          [&](const Floats& rows) { return run(backend_.get(), rows); });
-    ExpectSameBits(run(backend_.get(), x), run(portable_.get(), x), std::string(Name(type)));
+    const auto run = make_run(backend_.get());
+    ExpectRowsIndependent(x, cols, std::string(Name(type)), run);
+    ExpectSameBits(run(x), make_run(portable_.get())(x), std::string(Name(type)));
   }
 }
 
@@ -119,7 +122,7 @@ const AttentionShape kShapes[] = {
      .softcap = 20.0f},
 };
 
-// Sequence 0 of 330 tokens, alone or beside three others, in the given chunks.
+// Sequence 0 of 290 tokens, alone or beside three others, in the given chunks.
 Floats RunSequence(Backend* backend, const AttentionShape& shape, const std::vector<int>& chunks,
                    bool alone) {
   AttentionRun run(backend, shape, {77, 78, 79, 80}, 640);
@@ -133,10 +136,10 @@ Floats RunSequence(Backend* backend, const AttentionShape& shape, const std::vec
 
 TEST_P(ReproducibilityTest, AttentionIsTheSameInAnyChunksBesideAnyNeighbours) {
   const std::vector<std::vector<int>> chunkings = {
-      {330}, {100, 100, 130}, {1, 63, 1, 191, 74}, {300, 1, 1, 1, 27}, {255, 1, 1, 73}};
+      {290}, {100, 100, 90}, {1, 63, 1, 191, 34}, {260, 1, 1, 1, 27}, {255, 1, 1, 33}};
   for (const AttentionShape& shape : kShapes) {
-    const Floats expected = RunSequence(portable_.get(), shape, {330}, true);
-    ExpectSameBits(RunSequence(backend_.get(), shape, {330}, true), expected, "alone");
+    const Floats expected = RunSequence(portable_.get(), shape, {290}, true);
+    ExpectSameBits(RunSequence(backend_.get(), shape, {290}, true), expected, "alone");
     for (const std::vector<int>& chunks : chunkings) {
       ExpectSameBits(RunSequence(backend_.get(), shape, chunks, false), expected,
                      std::to_string(chunks.size()) + " chunks");
@@ -145,8 +148,8 @@ TEST_P(ReproducibilityTest, AttentionIsTheSameInAnyChunksBesideAnyNeighbours) {
 }
 
 TEST_P(ReproducibilityTest, AttentionOneTokenAtATime) {
-  const Floats expected = RunSequence(portable_.get(), kShapes[0], {330}, true);
-  const std::vector<int> tokens(330, 1);
+  const Floats expected = RunSequence(portable_.get(), kShapes[0], {290}, true);
+  const std::vector<int> tokens(290, 1);
   ExpectSameBits(RunSequence(backend_.get(), kShapes[0], tokens, false), expected, "decode");
 }
 
