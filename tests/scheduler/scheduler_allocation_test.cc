@@ -1,24 +1,9 @@
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <new>
-
 #include "scheduler/scheduler.h"
 #include "scheduler/step_builder.h"
 #include "tests/scheduler/scheduler_harness.h"
-
-namespace {
-int64_t num_allocations = 0;
-}
-
-void* operator new(size_t size) {
-  ++num_allocations;
-  void* const memory = std::malloc(size);
-  if (memory == nullptr) std::abort();
-  return memory;
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+#include "tests/support/count_allocations.h"
 
 namespace tessera {
 namespace {
@@ -49,9 +34,9 @@ TEST(SchedulerAllocation, ASteadyStateAllocatesNothing) {
   while (scheduler.stats().num_running_sequences < 256 || step() != 256) {
     if (scheduler.stats().num_running_sequences < 256) step();
   }
-  const int64_t before = num_allocations;
+  const int64_t before = NumHeapAllocations();
   for (int i = 0; i < 64; ++i) ASSERT_EQ(step(), 256);
-  EXPECT_EQ(num_allocations, before);
+  EXPECT_EQ(NumHeapAllocations(), before);
 }
 
 }  // namespace
