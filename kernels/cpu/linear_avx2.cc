@@ -9,6 +9,7 @@ struct Avx2 {
   using Int = __m256i;
   using Float = __m256;
   static constexpr int kLanes = 8;
+  static constexpr int kNumRegisters = 16;
   static constexpr int kTileRows = 6;
   static constexpr int kPrefetchBytes = 2560;
 

@@ -12,6 +12,7 @@ struct Avx512 {
   using Int = __m512i;
   using Float = __m512;
   static constexpr int kLanes = 16;
+  static constexpr int kNumRegisters = 32;
   static constexpr int kTileRows = 8;
   static constexpr int kPrefetchBytes = 2560;
 

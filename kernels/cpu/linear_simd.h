@@ -260,6 +260,10 @@ KERNEL_INLINE void DotGroups(const uint8_t* weights, int num_blocks, QuantTile x
       DotPairs<kPairs / 2, kPairs>(source, first_group, x.q, dots);
       AddScaled<S, false>(dots, second, second, x.scale, x.scaled_sum, sums);
     }
+    if constexpr (2 * kRows * kGroups + 4 > S::kNumRegisters) {
+      // Else GCC keeps the sums in registers over all blocks and spills the dots: 10 % slower.
+      __asm__ volatile("" ::: "memory");
+    }
     x.q += kRows * kQuantBlock;
     x.scale += kRows;
     x.scaled_sum += kRows;
