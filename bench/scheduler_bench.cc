@@ -33,20 +33,20 @@ ExecutorLimits Limits(int num_running) {
 // A scheduler whose every sampled token is the same.
 class Loop {
  public:
-  explicit Loop(int num_running)
-      : limits_(Limits(num_running)),
+  explicit Loop(const ExecutorLimits& limits)
+      : limits_(limits),
         scheduler_(limits_, {}),
         builder_(limits_),
         sampled_(limits_.max_samples, SampledToken{5, TokenStatus::kOk, {}}) {
     events_.reserve(limits_.max_samples);
   }
 
-  void Add(int prompt_length) {
+  void Add(int prompt_length, int max_tokens) {
     Request request;
     request.id = ++last_id_;
     request.tenant = static_cast<TenantId>(last_id_ % 4);
     request.prompt.assign(prompt_length, static_cast<TokenId>(last_id_ % 50000));
-    request.max_tokens = kMaxTokens;
+    request.max_tokens = max_tokens;
     scheduler_.Add(std::move(request), 0);
   }
 
@@ -61,9 +61,9 @@ class Loop {
 
   // Until every slot decodes.
   void Fill(int num_waiting) {
-    for (int i = 0; i < limits_.max_running; ++i) Add(kPromptLength);
+    for (int i = 0; i < limits_.max_running; ++i) Add(kPromptLength, kMaxTokens);
     while (Step() != limits_.max_running) continue;
-    for (int i = 0; i < num_waiting; ++i) Add(kPromptLength);
+    for (int i = 0; i < num_waiting; ++i) Add(kPromptLength, kMaxTokens);
   }
 
  private:
@@ -77,14 +77,14 @@ class Loop {
 
 void DecodeSteps(benchmark::State& state, int num_waiting) {
   const int num_running = static_cast<int>(state.range(0));
-  auto loop = std::make_unique<Loop>(num_running);
+  auto loop = std::make_unique<Loop>(Limits(num_running));
   loop->Fill(num_waiting);
   int num_steps = 0;
   int64_t num_in_loop = 0;
   for (auto _ : state) {
     if (++num_steps == kMaxTokens - 2 * num_running) {
       state.PauseTiming();
-      loop = std::make_unique<Loop>(num_running);
+      loop = std::make_unique<Loop>(Limits(num_running));
       loop->Fill(num_waiting);
       num_steps = 1;
       state.ResumeTiming();
@@ -103,16 +103,28 @@ BENCHMARK(BM_Decode)->Arg(1)->Arg(32)->Arg(256)->Unit(benchmark::kMicrosecond);
 void BM_DecodeWithAThousandWaiting(benchmark::State& state) { DecodeSteps(state, 1000); }
 BENCHMARK(BM_DecodeWithAThousandWaiting)->Arg(256)->Unit(benchmark::kMicrosecond);
 
+// Slots are free, pages are not: a thousand long prompts wait, some start, some are preempted.
+void BM_FullPoolAndLongQueue(benchmark::State& state) {
+  ExecutorLimits limits = Limits(256);
+  limits.num_pages = 1200;
+  Loop loop(limits);
+  for (int i = 0; i < 64; ++i) loop.Add(kPromptLength, kMaxTokens);
+  for (int i = 0; i < 1000; ++i) loop.Add(3000, 50);
+  for (int i = 0; i < 500; ++i) loop.Step();
+  for (auto _ : state) loop.Step();
+}
+BENCHMARK(BM_FullPoolAndLongQueue)->Iterations(2000)->Unit(benchmark::kMicrosecond);
+
 // All steps from the arrival of a 1,000-token prompt beside decoding sequences to its first token.
 void BM_StartLongPrompt(benchmark::State& state) {
   const int num_running = static_cast<int>(state.range(0));
   for (auto _ : state) {
     state.PauseTiming();
-    auto loop = std::make_unique<Loop>(num_running);
-    for (int i = 0; i + 1 < num_running; ++i) loop->Add(kPromptLength);
+    auto loop = std::make_unique<Loop>(Limits(num_running));
+    for (int i = 0; i + 1 < num_running; ++i) loop->Add(kPromptLength, kMaxTokens);
     while (loop->Step() != num_running - 1) continue;
     state.ResumeTiming();
-    loop->Add(1000);
+    loop->Add(1000, kMaxTokens);
     while (loop->Step() != num_running) continue;
     state.PauseTiming();
     loop.reset();

@@ -55,6 +55,10 @@ absl::Status Scheduler::CheckAdmissible(const Request& request) const {
         "prompt: expected at most ", max_length_ - 1, " tokens (context of ", limits_.max_context,
         ", cache of ", int64_t{limits_.num_pages} * limits_.page_tokens, "), got ", num_prompt));
   }
+  if (request.max_tokens == 0 || request.max_tokens < -1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_tokens: expected at least 1, got ", request.max_tokens));
+  }
   if (request.max_tokens >= 0 && num_prompt + request.max_tokens > max_length_) {
     return absl::InvalidArgumentError(absl::StrCat(
         "max_tokens: expected at most ", max_length_ - num_prompt, " after a prompt of ",
@@ -72,7 +76,6 @@ absl::Status Scheduler::CheckAdmissible(const Request& request) const {
 void Scheduler::Add(Request request, TimeNs now) {
   const absl::Status admissible = CheckAdmissible(request);
   CHECK(admissible.ok()) << std::string(admissible.message());
-  CHECK(request.max_tokens != 0);
   auto state = std::make_unique<RequestState>();
   state->ticket = ++stats_.num_requests;
   state->arrived = now;

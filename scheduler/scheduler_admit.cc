@@ -6,7 +6,10 @@
 namespace tessera {
 namespace {
 
-constexpr int kMaxBlocked = 32;  // candidates a step looks past
+// Candidates a step looks past: those that do not fit, and those that wait for a prefix. Each costs
+// a look at all of its prompt.
+constexpr int kMaxBlocked = 8;
+constexpr int kMaxWaitingForPrefix = 64;
 
 // Tokens whose keys and values may come from the cache: not the last, whose row chooses the next
 // token, nor any whose row is wanted for the prompt's logprobs.
@@ -41,20 +44,22 @@ void Scheduler::AdmitWaiting() {
   }
 }
 
-// Nobody passes a blocked sequence more than max_bypasses times, nor is a tenant that is blocked left
-// far behind in service: the bound between backlogged tenants would not hold.
+// Nobody passes a blocked sequence more than max_bypasses times, nor is a tenant that is blocked
+// left far behind in service: the bound between backlogged tenants would not hold.
 bool Scheduler::MayPassBlocked(const Sequence& candidate) {
-  if (blocked_.size() >= kMaxBlocked) return false;
+  int num_blocked = 0;
   const int64_t most_service = ledger_.service(candidate.owner->request.tenant) -
                                TenantLedger::kOutputTokenCost * max_length_;
   for (const Sequence* const blocked : blocked_) {
-    const bool waits_by_choice = blocked->wait_reason == WaitReason::kSharedPrefix;
-    if (!waits_by_choice && blocked->num_bypassed >= options_.max_bypasses) return false;
+    if (blocked->wait_reason != WaitReason::kSharedPrefix) {
+      if (++num_blocked == kMaxBlocked) return false;
+      if (blocked->num_bypassed >= options_.max_bypasses) return false;
+    }
     if (ledger_.service(blocked->owner->request.tenant) >= most_service) continue;
     admission_stopped_by_ = WaitReason::kFairness;
     return false;
   }
-  return true;
+  return blocked_.size() < kMaxWaitingForPrefix;
 }
 
 // In the queue's order, except that one admission in overdue_share goes to a sequence that has
