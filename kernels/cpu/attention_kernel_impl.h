@@ -99,8 +99,8 @@ SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const T* b
   for (int k = 0; k < depth; ++k, b += b_stride) {
     if constexpr (sizeof(T) == 2) {
       const char* next = reinterpret_cast<const char*>(b) + prefetch_bytes;
-      _mm_prefetch(next, _MM_HINT_T0);
-      if constexpr (kVectors > 2) _mm_prefetch(next + 64, _MM_HINT_T0);
+      _mm_prefetch(next, _MM_HINT_T1);
+      if constexpr (kVectors > 2) _mm_prefetch(next + 64, _MM_HINT_T1);
     }
     F32x16 row[kVectors];
 #pragma GCC unroll 4
@@ -214,23 +214,33 @@ SIMD_INLINE Mask16 LaneMask(KeyRange keys, int j) {
 
 // Turns a row's scores in vectors [first, last) of p into probabilities relative to its running
 // maximum, adds them to its sum, and returns the factor that its earlier o and sum shrink by.
+// kWholeTile: all 64 keys are visible, so nothing needs a mask or leaves the registers.
+template <bool kWholeTile>
 SIMD_INLINE float SoftmaxRow(const Block& block, KeyRange keys, int first, int last, float* p,
                              float* part) {
+  if constexpr (kWholeTile) {
+    first = 0;
+    last = kTileVectors;
+  }
   float* sum_lanes = part + block.padded_dim;
   float& maximum = sum_lanes[16];
   const float cap_scale = block.call->cap_scale;
+  F32x16 scores[kTileVectors];
   F32x16 best = F32x16::Broadcast(maximum);
+#pragma GCC unroll 4
   for (int j = first; j < last; ++j) {
-    F32x16 score = Load(p + 16 * j);
-    if (cap_scale != 0.0f) score = F32x16::Broadcast(cap_scale) * Tanh(score);
-    score = Select(LaneMask(keys, j), score, F32x16::Broadcast(kMinusInfinity));
-    Store(p + 16 * j, score);
-    best = Max(best, score);
+    scores[j] = Load(p + 16 * j);
+    if (cap_scale != 0.0f) scores[j] = F32x16::Broadcast(cap_scale) * Tanh(scores[j]);
+    if constexpr (!kWholeTile) {
+      scores[j] = Select(LaneMask(keys, j), scores[j], F32x16::Broadcast(kMinusInfinity));
+    }
+    best = Max(best, scores[j]);
   }
   const float new_maximum = ReduceMax(best);
   F32x16 sum = F32x16::Zero();
+#pragma GCC unroll 4
   for (int j = first; j < last; ++j) {
-    const F32x16 e = Exp2(Load(p + 16 * j) - F32x16::Broadcast(new_maximum));
+    const F32x16 e = Exp2(scores[j] - F32x16::Broadcast(new_maximum));
     Store(p + 16 * j, e);
     sum = sum + e;
   }
@@ -238,6 +248,17 @@ SIMD_INLINE float SoftmaxRow(const Block& block, KeyRange keys, int first, int l
   Store(sum_lanes, Fma(Load(sum_lanes), F32x16::Broadcast(correction), sum));
   maximum = new_maximum;
   return correction;
+}
+
+// Of one row, whose visible keys may be none.
+SIMD_INLINE float SoftmaxVisible(const Block& block, KeyRange keys, int first, int last, float* p,
+                                 float* part) {
+  if (keys.end - keys.begin == kTile) {
+    return SoftmaxRow<true>(block, keys, first, last, p, part);
+  }
+  if (keys.begin < keys.end) return SoftmaxRow<false>(block, keys, first, last, p, part);
+  for (int j = first; j < last; ++j) Store(p + 16 * j, F32x16::Zero());
+  return 1.0f;
 }
 
 // Rows [first_row, first_row + kRows) of the block against one tile.
@@ -257,13 +278,8 @@ template <int kRows, typename T>
   ForVectorRuns<kMaxVectors<kRows>>(first, last, ScoreStep<kRows, T>{block, tile, q, p});
   for (int r = 0; r < kRows; ++r) {
     const KeyRange row_keys = VisibleKeys(block, first_row + r, tile.first_key);
-    float* row_p = p + r * kTile;
-    if (row_keys.begin < row_keys.end) {
-      correction[r] = SoftmaxRow(block, row_keys, first, last, row_p, part + r * block.part_stride);
-      continue;
-    }
-    for (int j = first; j < last; ++j) Store(row_p + 16 * j, F32x16::Zero());
-    correction[r] = 1.0f;
+    correction[r] =
+        SoftmaxVisible(block, row_keys, first, last, p + r * kTile, part + r * block.part_stride);
   }
   ForVectorRuns<kMaxVectors<kRows>>(0, block.padded_dim / 16,
                                     OutputStep<kRows, T>{block, tile, p, correction, keys, part});
