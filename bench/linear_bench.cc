@@ -141,43 +141,60 @@ void BM_Matrix(benchmark::State& state, DType type, CpuIsa isa) {
 
 // Twelve independent chains hide the latency; asm keeps the compiler from folding them into one.
 [[gnu::target("avx2")]] int ChainsAvx2(int64_t steps) {
-  __m256i sums[12] = {};
+  __m256i sums[12];
+#pragma GCC unroll 12
+  for (__m256i& sum : sums) sum = _mm256_setzero_si256();
   const __m256i x = _mm256_set1_epi32(3);
   for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
     for (__m256i& sum : sums) {
       __m256i product;
-      __asm__ volatile("vpmaddwd %1, %1, %0" : "=x"(product) : "x"(x));
-      sum = _mm256_add_epi32(sum, product);
+      __asm__ volatile("vpmaddwd %2, %2, %1\n\tvpaddd %1, %0, %0"
+                       : "+x"(sum), "=&x"(product)
+                       : "x"(x));
     }
   }
-  for (const __m256i& sum : sums) sums[0] = _mm256_add_epi32(sums[0], sum);
-  return static_cast<int>(sums[0][0]);
+  __m256i total = sums[0];
+#pragma GCC unroll 12
+  for (int i = 1; i < 12; ++i) total = _mm256_add_epi32(total, sums[i]);
+  return static_cast<int>(total[0]);
 }
 
 [[gnu::target("avx512f,avx512bw")]] int ChainsAvx512(int64_t steps) {
-  __m512i sums[12] = {};
+  __m512i sums[12];
+#pragma GCC unroll 12
+  for (__m512i& sum : sums) sum = _mm512_setzero_si512();
   const __m512i x = _mm512_set1_epi32(3);
   for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
     for (__m512i& sum : sums) {
       __m512i product;
-      __asm__ volatile("vpmaddwd %1, %1, %0" : "=v"(product) : "v"(x));
-      sum = _mm512_add_epi32(sum, product);
+      __asm__ volatile("vpmaddwd %2, %2, %1\n\tvpaddd %1, %0, %0"
+                       : "+v"(sum), "=&v"(product)
+                       : "v"(x));
     }
   }
-  for (const __m512i& sum : sums) sums[0] = _mm512_add_epi32(sums[0], sum);
-  return static_cast<int>(sums[0][0]);
+  __m512i total = sums[0];
+#pragma GCC unroll 12
+  for (int i = 1; i < 12; ++i) total = _mm512_add_epi32(total, sums[i]);
+  return static_cast<int>(total[0]);
 }
 
 [[gnu::target("avx512f,avx512vnni")]] int ChainsVnni(int64_t steps) {
-  __m512i sums[12] = {};
+  __m512i sums[12];
+#pragma GCC unroll 12
+  for (__m512i& sum : sums) sum = _mm512_setzero_si512();
   const __m512i x = _mm512_set1_epi32(3);
   for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
     for (__m512i& sum : sums) {
       __asm__ volatile("vpdpwssd %1, %1, %0" : "+v"(sum) : "v"(x));
     }
   }
-  for (const __m512i& sum : sums) sums[0] = _mm512_add_epi32(sums[0], sum);
-  return static_cast<int>(sums[0][0]);
+  __m512i total = sums[0];
+#pragma GCC unroll 12
+  for (int i = 1; i < 12; ++i) total = _mm512_add_epi32(total, sums[i]);
+  return static_cast<int>(total[0]);
 }
 
 void BM_Int16Peak(benchmark::State& state, CpuIsa isa) {
