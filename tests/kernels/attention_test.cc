@@ -406,26 +406,32 @@ TEST(AttentionTest, ANonFiniteQuerySpoilsItsOwnRowAlone) {
   }
 }
 
-// Row 1 ends its chain of products at -0. Multiplied into its chain, row 2's key (probability 0)
-// would turn that into +0; alone, row 1 never meets it.
+// Row 257 ends at -0: its first split's output, below 0, is scaled by 2^-127 = 0, and its second
+// split's products underflow to -0. Multiplied into the same chain, row 258's key (probability 0)
+// turns the latter into +0; alone, row 257 never meets it.
 TEST(AttentionTest, ANeighboursKeysDoNotChangeTheSignOfAZero) {
   constexpr Shape kShape = {1, 1, 32};
-  Cache cache(kShape, {3}, 0.0f, 7);
+  Cache cache(kShape, {259}, 0.0f, 7);
   Sequence& sequence = cache.sequence(0);
-  std::fill(sequence.k.begin(), sequence.k.end(), uint16_t{0});
-  // The query scale is log2(e) / sqrt(32); this query brings key 0's score to exactly -126.
-  const float scale =
+  // The query scale is log2(e) / sqrt(32); these queries make a key's first element its score.
+  const auto scale =
       static_cast<float>(static_cast<double>(1.0f / std::sqrt(32.0f)) * 1.4426950408889634);
-  for (size_t row = 0; row < 3; ++row) sequence.q[row * 32] = 1.0f / scale;
+  for (size_t row = 0; row < 259; ++row) sequence.q[row * 32] = 1.0f / scale;
   ASSERT_EQ(sequence.q[0] * scale, 1.0f);
-  sequence.k[0] = FloatToHalfFinite(-126.0f);
-  std::fill_n(sequence.v.begin(), 32, FloatToHalfFinite(-0x1p-24f));
-  std::fill_n(sequence.v.begin() + 32, 32, FloatToHalfFinite(-0.0f));
-  std::fill_n(sequence.v.begin() + 64, 32, FloatToHalfFinite(1.0f));
+  const auto set_token = [&](size_t position, float score, float value) {
+    std::fill_n(sequence.k.begin() + static_cast<int64_t>(position * 32), 32, uint16_t{0});
+    sequence.k[position * 32] = FloatToHalfFinite(score);
+    std::fill_n(sequence.v.begin() + static_cast<int64_t>(position * 32), 32,
+                FloatToHalfFinite(value));
+  };
+  for (size_t position = 0; position < 256; ++position) set_token(position, -127.0f, -0x1p-24f);
+  set_token(256, -126.0f, -0x1p-24f);
+  set_token(257, 0.0f, -0.0f);
+  set_token(258, 0.0f, 1.0f);
   cache.FillPages(0);
   for (const CpuIsa isa : SupportedIsas()) {
-    const std::vector<float> alone = Attend(cache, {}, {{0, 2, 1}}, {isa, 1});
-    const std::vector<float> together = Attend(cache, {}, {{0, 3, 2}}, {isa, 1});
+    const std::vector<float> alone = Attend(cache, {}, {{0, 258, 1}}, {isa, 1});
+    const std::vector<float> together = Attend(cache, {}, {{0, 259, 2}}, {isa, 1});
     EXPECT_EQ(alone[0], 0.0f);
     EXPECT_EQ(std::memcmp(alone.data(), together.data(), 32 * sizeof(float)), 0);
   }
