@@ -56,8 +56,8 @@ struct SchedulerSnapshot {
   uint64_t step = 0;
   TimeNs taken_at = 0;
   SchedulerStats stats;
-  std::vector<SequenceSnapshot>
-      sequences;  // running first, then waiting in the order they will run
+  // Running first, then waiting in the order they will run.
+  std::vector<SequenceSnapshot> sequences;
 };
 
 // Decides what runs next. Pure bookkeeping: no thread, clock, device, log or I/O, so that a test

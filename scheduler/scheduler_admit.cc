@@ -8,7 +8,7 @@ namespace {
 
 // Candidates a step looks past: those that do not fit, and those that wait for a prefix. Each costs
 // a look at all of its prompt.
-constexpr int kMaxBlocked = 8;
+constexpr int kMaxBlocked = 12;
 constexpr int kMaxWaitingForPrefix = 64;
 
 // Tokens whose keys and values may come from the cache: not the last, whose row chooses the next
@@ -159,7 +159,9 @@ int Scheduler::NumPagesToGrow() const {
 
 void Scheduler::Start(const Candidate& candidate) {
   Sequence* const sequence = candidate.sequence;
-  for (Sequence* const passed : blocked_) ++passed->num_bypassed;
+  for (Sequence* const passed : blocked_) {
+    if (passed->wait_reason != WaitReason::kSharedPrefix) ++passed->num_bypassed;
+  }
   if (candidate.passes_overdue) ++num_admitted_past_overdue_;
   if (candidate.is_overdue) num_admitted_past_overdue_ = 0;
   waiting_.Remove(sequence);

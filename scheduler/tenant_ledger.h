@@ -12,6 +12,10 @@ namespace tessera {
 // begins to wait is lifted to the lowest counter among those that wait, so that idleness banks no
 // credit.
 //
+// Between two tenants that have requests of one priority waiting all the time, the service of any
+// span of time differs by at most 2 x (costliest prompt + slots x costliest output + 2 x longest
+// sequence); tests/scheduler/fairness_test.cc derives and checks it.
+//
 // A computed prompt token costs 1, a generated one 2; cached and recomputed tokens cost nothing.
 class TenantLedger {
  public:

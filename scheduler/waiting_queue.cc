@@ -12,12 +12,20 @@ bool ArrivedBefore(const Sequence& a, const Sequence& b) {
   return a.index < b.index;
 }
 
+// Of one tenant's requests in one band, a step looks past so many that do not fit: the others' are
+// to be looked at too.
+constexpr int kMaxBlockedInLine = 4;
+
 // The line's first that may start now.
 Sequence* FirstReady(Sequence* sequence, uint64_t step) {
-  while (sequence != nullptr && (sequence->parked || sequence->skipped_in_step == step)) {
-    sequence = sequence->queue_next;
+  int num_blocked = 0;
+  for (; sequence != nullptr; sequence = sequence->queue_next) {
+    const bool was_skipped = sequence->skipped_in_step == step;
+    if (!was_skipped && !sequence->parked) return sequence;
+    const bool is_blocked = was_skipped && sequence->wait_reason != WaitReason::kSharedPrefix;
+    if (is_blocked && ++num_blocked == kMaxBlockedInLine) return nullptr;
   }
-  return sequence;
+  return nullptr;
 }
 
 }  // namespace

@@ -47,11 +47,13 @@ class FairnessTest : public testing::Test {
 
   static constexpr int kNumSlots = 6;
 
-  void Run(std::vector<Kind> kinds, int num_pages) {
+  void Run(std::vector<Kind> kinds, int num_pages, int max_bypasses = 8) {
     ExecutorLimits limits = SmallLimits();
     limits.num_pages = num_pages;
     limits.max_running = kNumSlots;
-    SchedulerHarness harness(limits, {});
+    SchedulerOptions options;
+    options.max_bypasses = max_bypasses;
+    SchedulerHarness harness(limits, options);
     int64_t costliest_prompt = 0;
     int64_t costliest_output = 0;
     for (const Kind& kind : kinds) {
@@ -112,6 +114,25 @@ TEST_F(FairnessTest, LongPromptsBesideLongAnswers) { Run({{40, 2, 1}, {2, 30, 1}
 TEST_F(FairnessTest, ManySequencesBesideOne) { Run({{8, 12, 4}, {8, 12, 1}}, 64); }
 TEST_F(FairnessTest, ASmallPoolThatPreempts) { Run({{12, 24, 1}, {3, 10, 1}}, 14); }
 TEST_F(FairnessTest, RequestsThatFitOnlyAlone) { Run({{44, 8, 1}, {3, 6, 1}}, 13); }
+TEST_F(FairnessTest, RequestsThatOthersPassFreely) { Run({{44, 8, 1}, {3, 6, 1}}, 13, 1000); }
+
+TEST(Fairness, CachedPromptTokensCostNothing) {
+  ExecutorLimits limits = SmallLimits();
+  limits.max_running = 1;
+  SchedulerHarness harness(limits, {});
+  harness.scheduler.Add(MakeRequest(1, 40, 1), 0);
+  harness.RunAll();
+  for (RequestId id = 2; id <= 5; ++id) {  // 2 and 4 find their 40 tokens, 3 and 5 compute 20
+    Request request = id % 2 == 0 ? MakeRequest(1, 40, 1) : MakeRequest(id, 20, 1);
+    request.id = id;
+    request.tenant = static_cast<TenantId>(id % 2);
+    harness.scheduler.Add(std::move(request), 0);
+  }
+  harness.RunAll();
+  std::vector<RequestId> order;
+  for (const TokenEvent& event : harness.heard) order.push_back(event.request);
+  EXPECT_EQ(order, (std::vector<RequestId>{1, 2, 3, 4, 5}));
+}
 
 TEST(Fairness, ATenantsFloodDoesNotDelayAnother) {
   ExecutorLimits limits = SmallLimits();
