@@ -168,7 +168,7 @@ absl::Status GenerationSession::RefuseFor(Rejection reason, const absl::Status& 
   Log(LogLevel::kInfo, "refused",
       {{"request_id", request_id_},
        {"trace_id", identity_.trace_id},
-       {"tenant", identity_.tenant},
+       {"tenant", identity_.tenant.substr(0, TenantTable::kMaxNameBytes)},
        {"method", identity_.method},
        {"code", absl::StatusCodeToString(status.code())},
        {"reason", std::string(status.message())}});

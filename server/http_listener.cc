@@ -2,6 +2,9 @@
 
 #include <civetweb.h>
 
+#include <atomic>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -64,8 +67,25 @@ absl::StatusOr<std::unique_ptr<HttpListener>> HttpListener::Start(
 }
 
 HttpListener::~HttpListener() {
-  if (context_ != nullptr) mg_stop(context_);
+  if (context_ != nullptr) Stop();
   mg_exit_library();
+}
+
+// civetweb's accept loop looks for the order to stop only every 2 s, or when someone connects.
+void HttpListener::Stop() {
+  std::atomic<bool> stopped{false};
+  std::thread stopper([&] {
+    mg_stop(context_);
+    stopped = true;
+  });
+  while (!stopped) {
+    char error[64];
+    mg_connection* knock =
+        mg_connect_client(address_.host.c_str(), address_.port, 0, error, sizeof(error));
+    if (knock != nullptr) mg_close_connection(knock);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  stopper.join();
 }
 
 HttpReply HttpListener::Reply(const std::string& method, const std::string& path) const {

@@ -36,6 +36,8 @@ class HttpListener {
   HttpReply Reply(const std::string& method, const std::string& path) const;
 
  private:
+  void Stop();
+
   explicit HttpListener(std::map<std::string, Page> pages) : pages_(std::move(pages)) {}
 
   const std::map<std::string, Page> pages_;

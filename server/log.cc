@@ -1,5 +1,6 @@
 #include "server/log.h"
 
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -62,12 +63,19 @@ void LogGrpc(gpr_log_func_args* args) {
   Log(LogLevel::kError, "grpc", {{"message", std::string(args->message)}});
 }
 
+// Protobuf says on stderr that a client's string is not UTF-8; the client is told, the log need not
+// be.
+void LogProtobuf(google::protobuf::LogLevel, const char*, int, const std::string& message) {
+  Log(LogLevel::kDebug, "protobuf", {{"message", message}});
+}
+
 }  // namespace
 
 absl::Status InitLog(const std::string& format, const std::string& level) {
   log_json = format == "json";
   gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
   gpr_set_log_function(LogGrpc);
+  google::protobuf::SetLogHandler(LogProtobuf);
   return NoThrow("log", [&] {
     auto logger = std::make_shared<spdlog::logger>(
         "tessera", std::make_shared<spdlog::sinks::stderr_sink_mt>());

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cctype>
+#include <cstdlib>
 #include <limits>
 #include <utility>
 
@@ -10,8 +11,6 @@
 
 namespace tessera {
 namespace {
-
-constexpr int kMaxInt = std::numeric_limits<int>::max();
 
 // gRPC keeps metadata keys in lower case, and "-bin" values are not text.
 std::string CheckMetadataKey(const std::string& key) {
@@ -27,6 +26,14 @@ std::string CheckMetadataKey(const std::string& key) {
 std::string CheckDevice(const std::string& device) {
   if (device == "auto" || device == "cpu" || device.rfind("cuda:", 0) == 0) return "";
   return "expected auto, cpu or cuda:N, got \"" + device + "\"";
+}
+
+std::string CheckDrainTimeout(const std::string& text) {
+  char* end = nullptr;
+  const double seconds = std::strtod(text.c_str(), &end);
+  const bool is_number = !text.empty() && *end == '\0';
+  if (is_number && seconds >= 0.0 && seconds <= 86400.0) return "";  // NaN fails
+  return "expected 0 to 86400 seconds, got \"" + text + "\"";
 }
 
 std::string CheckAddress(const std::string& text) {
@@ -94,7 +101,7 @@ void AddSchedulingOptions(CLI::App* app, ServerOptions* options, RawOptions* raw
            "prompt tokens of all waiting requests at most")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   group.Add("kv-blocks", &options->num_kv_pages, "KV pages of 64 tokens")
-      ->check(CLI::Range(1, kMaxInt))
+      ->check(CLI::Range(1, 1 << 24))
       ->default_str("chosen from max-running");
   group.Add("max-context", &options->max_context, "tokens of a sequence at most")
       ->check(CLI::Range(2, 1 << 24))
@@ -128,7 +135,7 @@ void AddOperationOptions(CLI::App* app, ServerOptions* options) {
   group
       .Add("drain-timeout", &options->drain_timeout_seconds,
            "seconds that open requests may take to finish after SIGTERM")
-      ->check(CLI::Range(0.0, 86400.0));
+      ->check(CheckDrainTimeout);
   group.Add("log-format", &options->log_format, "text or json")
       ->check(CLI::IsMember({"text", "json"}));
   group.Add("log-level", &options->log_level, "least severity that is logged")

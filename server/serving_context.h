@@ -21,7 +21,7 @@ struct ServedModel {
   std::string fingerprint;  // numerics version, device class, weights hash
   std::string device;
   uint64_t parameter_count = 0;
-  uint64_t weights_bytes = 0;  // as packed in memory
+  uint64_t weights_bytes = 0;  // of the tensors in the file
 };
 
 // What all calls share. Owned by Server; outlives them. Members are thread-safe or do not change.

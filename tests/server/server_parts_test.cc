@@ -1,0 +1,118 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "server/call_metadata.h"
+#include "server/host_port.h"
+#include "server/log.h"
+#include "server/process_stats.h"
+#include "server/random.h"
+#include "server/status_details.h"
+#include "server/tenant_table.h"
+
+namespace tessera {
+namespace {
+
+TEST(HostPortTest, ReadsNamesAndBothAddressFamilies) {
+  EXPECT_EQ(ParseHostPort("localhost:0")->ToString(), "localhost:0");
+  EXPECT_EQ(ParseHostPort("0.0.0.0:65535")->port, 65535);
+  EXPECT_EQ(ParseHostPort("[::]:80")->host, "::");
+  EXPECT_EQ(ParseHostPort("[::]:80")->ToString(), "[::]:80");
+  for (const char* bad : {"", ":80", "host", "host:", "host:x", "host:-1", "host:65536", "::1:80",
+                          "[]:80", "host:80 "}) {
+    EXPECT_FALSE(ParseHostPort(bad).ok()) << bad;
+  }
+}
+
+TEST(TenantTableTest, GivesEachNameOneSmallId) {
+  TenantTable table(4);
+  const auto first = table.Acquire("a");
+  const auto again = table.Acquire("a");
+  const auto other = table.Acquire("b");
+  ASSERT_TRUE(first.ok() && again.ok() && other.ok());
+  EXPECT_EQ(first->id(), again->id());
+  EXPECT_NE(first->id(), other->id());
+  EXPECT_EQ(table.NameOf(other->id()), "b");
+}
+
+TEST(TenantTableTest, IsBoundedAndReusesTheIdThatIsIdleLongest) {
+  TenantTable table(2);
+  auto a = table.Acquire("a");
+  auto b = table.Acquire("b");
+  ASSERT_TRUE(a.ok() && b.ok());
+  const TenantId id_of_b = b->id();
+  EXPECT_TRUE(absl::IsResourceExhausted(table.Acquire("c").status()));
+  *b = TenantLease();
+  *a = TenantLease();
+  const auto c = table.Acquire("c");
+  ASSERT_TRUE(c.ok());
+  EXPECT_EQ(c->id(), id_of_b);
+  EXPECT_EQ(table.NameOf(id_of_b), "c");
+  EXPECT_NE(table.Acquire("b")->id(), id_of_b);
+}
+
+TEST(TenantTableTest, RefusesNamesThatCouldHarmALog) {
+  TenantTable table(2);
+  for (const std::string& bad : {std::string(), std::string(129, 'x'), std::string("a b"),
+                                 std::string("a\nb"), std::string("\xff")}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(table.Acquire(bad).status())) << bad;
+  }
+}
+
+TEST(TraceIdTest, ReadsOnlyWellFormedHeaders) {
+  const std::string id = "4bf92f3577b34da6a3ce929d0e0e4736";
+  EXPECT_EQ(TraceIdOf("00-" + id + "-00f067aa0ba902b7-01"), id);
+  EXPECT_EQ(TraceIdOf("cc-" + id + "-00f067aa0ba902b7-01-later"), id);
+  for (const std::string& bad :
+       {std::string(), id, "00-" + id, "00-" + std::string(32, '0') + "-00f067aa0ba902b7-01",
+        "00-" + std::string(32, 'X') + "-00f067aa0ba902b7-01",
+        "00-" + id + "\n00f067aa0ba902b7-01"}) {
+    EXPECT_EQ(TraceIdOf(bad), "") << bad;
+  }
+}
+
+TEST(LogTest, TextQuotesWhatCouldForgeALine) {
+  EXPECT_EQ(FormatLogText("done", {{"id", "ab"}, {"n", int64_t{3}}, {"ms", 1.5}}),
+            "done id=ab n=3 ms=1.5");
+  EXPECT_EQ(FormatLogText("e", {{"v", "two words"}, {"w", ""}}), "e v=\"two words\" w=\"\"");
+  EXPECT_EQ(FormatLogText("e", {{"v", "x\nERROR forged"}}), "e v=\"x\\nERROR forged\"");
+}
+
+TEST(LogTest, JsonLinesParseWhateverTheyHold) {
+  const std::string line =
+      FormatLogJson(1500, LogLevel::kWarn, "e", {{"bytes", "\xff\"\n"}, {"n", int64_t{3}}});
+  EXPECT_EQ(line.find('\n'), std::string::npos);
+  const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  ASSERT_FALSE(json.is_discarded()) << line;
+  EXPECT_EQ(json["ts"], 1.5);
+  EXPECT_EQ(json["level"], "warn");
+  EXPECT_EQ(json["event"], "e");
+  EXPECT_EQ(json["bytes"], "\xEF\xBF\xBD\"\n");
+  EXPECT_EQ(json["n"], 3);
+}
+
+TEST(RandomTest, RequestIdsAreHexAndDiffer) {
+  const std::string id = RandomRequestId();
+  EXPECT_EQ(id.size(), 32u);
+  EXPECT_EQ(id.find_first_not_of("0123456789abcdef"), std::string::npos);
+  EXPECT_NE(id, RandomRequestId());
+}
+
+TEST(StatusDetailsTest, DelaysSurviveTheRoundTrip) {
+  const absl::Status status = Overloaded("l", "m", std::chrono::milliseconds(2345));
+  EXPECT_EQ(RetryDelay(status), std::chrono::milliseconds(2345));
+  EXPECT_EQ(RetryDelay(absl::InternalError("x")), std::nullopt);
+  EXPECT_TRUE(ToGrpcStatus(absl::InternalError("x")).error_details().empty());
+}
+
+TEST(ProcessStatsTest, ReadsThisProcess) {
+  const ProcessStats stats = ReadProcessStats();
+  EXPECT_GT(stats.resident_bytes, 1 << 20);
+  EXPECT_GE(stats.num_open_fds, 3);
+  EXPECT_GE(stats.max_fds, stats.num_open_fds);
+  EXPECT_FALSE(RaiseOpenFileLimit(int64_t{1} << 40).ok());
+}
+
+}  // namespace
+}  // namespace tessera
