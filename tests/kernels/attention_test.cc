@@ -53,24 +53,37 @@ struct Sequence {
   std::vector<int32_t> page_ids;
 };
 
+// Of zero mean and unit variance, and cheaper than a normal distribution.
+class Noise {
+ public:
+  explicit Noise(uint32_t seed) : state_(seed) {}
+  float operator()() {
+    state_ = state_ * 1664525u + 1013904223u;
+    return (static_cast<float>(state_ >> 8) * 0x1p-23f - 1.0f) * 1.7320508f;
+  }
+
+ private:
+  uint32_t state_;
+};
+
 // Sequences and the pages that hold their keys and values, scattered in a random order.
 class Cache {
  public:
   Cache(const Shape& shape, const std::vector<int>& lengths, float query_size, uint32_t seed)
       : shape_(shape) {
     std::mt19937 random(seed);
-    std::normal_distribution<float> normal;
+    Noise noise(seed);
     int num_pages = 0;
     for (const int length : lengths) {
       Sequence& sequence = sequences_.emplace_back();
       sequence.length = length;
       const auto rows = static_cast<size_t>(length);
       sequence.q.resize(rows * shape.row_floats());
-      for (float& x : sequence.q) x = query_size * normal(random);
+      for (float& x : sequence.q) x = query_size * noise();
       const size_t kv_size = rows * static_cast<size_t>(shape.num_kv_heads * shape.head_dim);
       for (std::vector<uint16_t>* halves : {&sequence.k, &sequence.v}) {
         halves->resize(kv_size);
-        for (uint16_t& half : *halves) half = FloatToHalfFinite(normal(random));
+        for (uint16_t& half : *halves) half = FloatToHalfFinite(noise());
       }
       for (int i = 0; i < length; i += kPageTokens) sequence.page_ids.push_back(num_pages++);
     }
@@ -317,7 +330,8 @@ TEST(AttentionTest, EveryInstructionSetAndThreadCountGivesTheSameBits) {
       const std::vector<float> expected = Attend(cache, options, rows, {CpuIsa::kPortable, 1});
       for (const CpuIsa isa : SupportedIsas()) {
         for (const int threads : {1, 2, 3}) {
-          if (isa == CpuIsa::kPortable && threads != 3) continue;
+          // The portable path is slow: once more, on three threads, is enough.
+          if (isa == CpuIsa::kPortable && (threads != 3 || &options != &kOptions[0])) continue;
           EXPECT_TRUE(SameBits(Attend(cache, options, rows, {isa, threads}), expected))
               << "isa " << static_cast<int>(isa) << " threads " << threads;
         }
@@ -349,7 +363,7 @@ TEST(AttentionTest, ASequenceAloneGivesTheBitsItHasInABatch) {
 // A row alone reads its keys as fp16 from the page, in items cut along the keys; in a whole prefill
 // from a converted tile, among 95 others.
 TEST(AttentionTest, EveryChunkingOfAPromptGivesTheBitsOfTheWholePrefill) {
-  constexpr int kLength = 587;
+  constexpr int kLength = 331;
   for (const CpuIsa isa : {CpuIsa::kAvx2, CpuIsa::kAvx512}) {
     if (!IsSupported(isa)) continue;
     for (const Options& options : kOptions) {
@@ -357,7 +371,7 @@ TEST(AttentionTest, EveryChunkingOfAPromptGivesTheBitsOfTheWholePrefill) {
       SCOPED_TRACE(options.name);
       const Cache cache(kSmolLm, {kLength}, options.query_size, 4);
       const std::vector<float> whole = Attend(cache, options, {{0, kLength, kLength}}, {isa, 2});
-      for (const int chunk : {1, 7, 64, 100, 256}) {
+      for (const int chunk : {1, 7, 64, 100}) {
         std::vector<float> joined;
         for (int start = 0; start < kLength; start += chunk) {
           const int count = std::min(chunk, kLength - start);
@@ -375,6 +389,7 @@ TEST(AttentionTest, WhatStandsInUnusedSlotsChangesNothing) {
   const std::vector<Rows> rows = MixedRows();
   for (const CpuIsa isa : SupportedIsas()) {
     for (const Options& options : {kOptions[0], kOptions[1], kOptions[2]}) {
+      if (isa == CpuIsa::kPortable && options.causal) continue;  // it is slow
       Cache cache(kSmolLm, LengthsFor(rows), 1.0f, 5);
       const std::vector<float> with_nan = Attend(cache, options, rows, {isa, 2});
       for (const uint16_t garbage : {uint16_t{0}, uint16_t{0x7C00}, uint16_t{0xFC00}}) {
@@ -447,7 +462,8 @@ TEST(AttentionTest, LongSequencesMatchFloat64HoweverTheirKeysAreDivided) {
     ExpectNearExact(cache, options, rows, expected);
     for (const CpuIsa isa : SupportedIsas()) {
       for (const int threads : {2, 5}) {
-        EXPECT_TRUE(SameBits(Attend(cache, options, rows, {isa, threads}), expected));
+        EXPECT_TRUE(SameBits(Attend(cache, options, rows, {isa, threads}), expected))
+            << "isa " << static_cast<int>(isa) << " threads " << threads;
       }
     }
   }
