@@ -126,7 +126,8 @@ bool KvCache::IsFaulty(const SequenceBatch& batch, int index, int position) cons
   if (num_faulty_pages_ == 0) return false;
   const auto pages = batch.page_ids.subspan(batch.page_starts[index]);
   for (int begin = 0; begin <= position; begin += kPageTokens) {
-    if (begin + first_fault_[pages[begin / kPageTokens]] <= position) return true;
+    const int offset = first_fault_[pages[begin / kPageTokens]];
+    if (offset < kPageTokens && begin + offset <= position) return true;
   }
   return false;
 }

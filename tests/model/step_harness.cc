@@ -1,9 +1,12 @@
 #include "tests/model/step_harness.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <cstring>
 #include <random>
 
+#include "absl/strings/str_format.h"
 #include "base/check.h"
 
 namespace tessera {
@@ -30,7 +33,7 @@ StepInput StepDraft::Input() const {
           .samples = samples_};
 }
 
-std::string JobOutput::Bits() const {
+std::string JobOutput::Digest() const {
   std::string bits;
   const auto append = [&bits](const auto& value) {
     bits.append(reinterpret_cast<const char*>(&value), sizeof(value));
@@ -49,7 +52,9 @@ std::string JobOutput::Bits() const {
   append_scores(logprobs);
   for (TokenStatus status : prompt_statuses) append(status);
   append_scores(prompt_logprobs);
-  return bits;
+  std::string digest = absl::StrFormat("%016x:", XXH3_64bits(bits.data(), bits.size()));
+  for (TokenId token : tokens) absl::StrAppendFormat(&digest, " %d", token);
+  return digest;
 }
 
 namespace {

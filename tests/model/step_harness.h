@@ -52,8 +52,8 @@ struct JobOutput {
   std::vector<TokenStatus> prompt_statuses;        // of prompt tokens 1..; empty unless scored
   std::vector<std::vector<ScoredToken>> prompt_logprobs;
 
-  // Every bit of the above, to compare by.
-  std::string Bits() const;
+  // The tokens, and a hash of every bit of the above: to compare by.
+  std::string Digest() const;
 };
 
 // Runs the jobs together, one step at a time, until all are done. Pages are dealt out in an order
