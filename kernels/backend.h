@@ -213,11 +213,11 @@ class Backend {
 
  private:
   friend class DeviceBuffer;
-  virtual void Free(void* data) = 0;
+  virtual void Free(void* data, size_t size_bytes) = 0;
 };
 
 inline DeviceBuffer::~DeviceBuffer() {
-  if (data_ != nullptr) backend_->Free(data_);
+  if (data_ != nullptr) backend_->Free(data_, size_bytes_);
 }
 
 // Slow and obvious, in double where that is possible: what every other backend is tested against.

@@ -25,10 +25,13 @@ absl::Status CheckRange(const char* option, int value, int min, int max) {
       absl::StrCat(option, ": expected ", min, " to ", max, ", got ", value));
 }
 
+// Enough for 64 conversations of 2,900 tokens with a 135M model; more is asked for by name.
+constexpr uint64_t kMaxDefaultKvBytes = uint64_t{4} << 30;
+
 int DefaultPages(const Backend& backend, const ModelConfig& config, int max_running,
                  int max_context) {
   const uint64_t page_bytes = KvCache::PageBytes(backend, config.kv_spec(), config.num_layers);
-  const uint64_t affordable = AvailableMemoryBytes() / 2 / page_bytes;
+  const uint64_t affordable = std::min(AvailableMemoryBytes() / 2, kMaxDefaultKvBytes) / page_bytes;
   const uint64_t useful =
       static_cast<uint64_t>(max_running) * static_cast<uint64_t>(PagesFor(max_context));
   return static_cast<int>(std::clamp<uint64_t>(std::min(affordable, useful), 1, kMaxPages));

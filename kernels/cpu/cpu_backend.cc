@@ -1,5 +1,7 @@
 #include "kernels/cpu/cpu_backend.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -11,6 +13,26 @@ namespace tessera {
 namespace {
 
 constexpr size_t kAlignment = 64;
+
+// Buffers from here on come as zero pages straight from the system: a large KV cache costs memory
+// only as it fills. Smaller ones keep the allocator's overflow checks under AddressSanitizer.
+constexpr size_t kMinMappedBytes = size_t{64} << 20;
+
+void* MapZeroPages(size_t size_bytes) {
+  void* data =
+      mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(data != MAP_FAILED) << "out of memory: " << size_bytes << " bytes";
+  madvise(data, size_bytes, MADV_HUGEPAGE);
+  return data;
+}
+
+void* AllocateZeros(size_t size_bytes) {
+  const size_t rounded = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  void* data = std::aligned_alloc(kAlignment, rounded);
+  CHECK(data != nullptr) << "out of memory: " << size_bytes << " bytes";
+  std::memset(data, 0, rounded);
+  return data;
+}
 
 }  // namespace
 
@@ -40,14 +62,17 @@ std::string_view CpuBackend::name() const {
 
 DeviceBuffer CpuBackend::Allocate(size_t size_bytes) {
   if (size_bytes == 0) return {};
-  const size_t rounded = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
-  void* data = std::aligned_alloc(kAlignment, rounded);
-  CHECK(data != nullptr) << "out of memory: " << size_bytes << " bytes";
-  std::memset(data, 0, rounded);
+  void* data = size_bytes >= kMinMappedBytes ? MapZeroPages(size_bytes) : AllocateZeros(size_bytes);
   return DeviceBuffer(this, data, size_bytes);
 }
 
-void CpuBackend::Free(void* data) { std::free(data); }
+void CpuBackend::Free(void* data, size_t size_bytes) {
+  if (size_bytes >= kMinMappedBytes) {
+    munmap(data, size_bytes);
+  } else {
+    std::free(data);
+  }
+}
 
 std::unique_ptr<PackedWeight> CpuBackend::NewWeight(DType type, int64_t rows, int64_t cols) {
   return std::make_unique<CpuWeight>(type, rows, cols);

@@ -48,7 +48,7 @@ class CpuBackend : public Backend {
               std::span<SampleResult> results) override;
 
  private:
-  void Free(void* data) override;
+  void Free(void* data, size_t size_bytes) override;
 
   const CpuIsa isa_;
   WorkerPool pool_;

@@ -142,7 +142,7 @@ class ReferenceBackend : public Backend {
   }
 
  private:
-  void Free(void* data) override { std::free(data); }
+  void Free(void* data, size_t) override { std::free(data); }
 };
 
 }  // namespace
