@@ -41,6 +41,17 @@ QueueLimits MakeQueueLimits(const SchedulerOptions& options, const ExecutorLimit
           .max_unfinished_requests = options.max_waiting_requests + limits.max_running};
 }
 
+// The plan is gone once it is committed.
+StepReport Describe(const StepPlan& plan) {
+  StepReport report;
+  report.step = plan.step;
+  report.num_rows = plan.num_tokens;
+  report.num_sequences = static_cast<int>(plan.sequences.size());
+  report.num_prefill_rows = plan.num_prefill_tokens;
+  report.num_samples = plan.num_samples;
+  return report;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Start(const EngineOptions& options,
@@ -288,23 +299,21 @@ void Engine::AnswerSnapshots() {
 }
 
 void Engine::RunStep() {
-  StepReport report;
   const TimeNs started = clock_->Now();
   const StepPlan& plan = scheduler_.Plan(started, &events_);
   idle_ = plan.empty() && events_.empty();
-  if (plan.empty()) {
-    if (options_.observer != nullptr) options_.observer->OnIdle(scheduler_.stats());
-    return;
+  if (!plan.empty()) {
+    Execute(plan, started);
+  } else if (options_.observer != nullptr) {
+    options_.observer->OnIdle(scheduler_.stats());
   }
+}
+
+void Engine::Execute(const StepPlan& plan, TimeNs started) {
+  StepReport report = Describe(plan);
   NoteStarts(plan);
   const bool backlog = scheduler_.stats().num_waiting_requests > 0;
   const StepInput& input = builder_.Build(plan);
-  report.step = plan.step;
-  report.num_rows = plan.num_tokens;
-  report.num_sequences = static_cast<int>(plan.sequences.size());
-  report.num_prefill_rows = plan.num_prefill_tokens;
-  report.num_samples = plan.num_samples;
-
   const TimeNs built = clock_->Now();
   const StepResult result = executor_->Wait(executor_->Launch(input));
   const TimeNs executed = clock_->Now();
@@ -316,10 +325,9 @@ void Engine::RunStep() {
   report.commit_ns = committed - executed;
   report.stats = scheduler_.stats();
   if (options_.observer != nullptr) options_.observer->OnStep(report);
-  if (backlog) {
-    MutexLock lock(&mutex_);
-    door_.ObserveBacklog(committed - started, started_prompt_tokens_);
-  }
+  if (!backlog) return;
+  MutexLock lock(&mutex_);
+  door_.ObserveBacklog(committed - started, started_prompt_tokens_);
 }
 
 void Engine::NoteStarts(const StepPlan& plan) {

@@ -187,6 +187,7 @@ class Engine final : public RequestControl {
   void ApplyCommands();
   void AnswerSnapshots() EXCLUDES_LOCK(mutex_);
   void RunStep() EXCLUDES_LOCK(mutex_);
+  void Execute(const StepPlan& plan, TimeNs started) EXCLUDES_LOCK(mutex_);
   void NoteStarts(const StepPlan& plan) EXCLUDES_LOCK(mutex_);
   void Deliver() EXCLUDES_LOCK(mutex_);
   void QueueDelivery(TokenEvent event) REQUIRES_LOCK(mutex_);

@@ -122,6 +122,19 @@ TEST(EngineTest, RunsARequestToItsLength) {
   EXPECT_EQ(harness.engine->num_unfinished_requests(), 0);
 }
 
+// A request that comes while a step runs has waited for that step, too.
+TEST(EngineTest, ARequestArrivesWhenItIsSubmitted) {
+  Harness harness;
+  const auto running = harness.SubmitAndHold(MakeRequest(1));
+  const TimeNs submitted = harness.clock.Now();
+  const auto sink = harness.Submit(MakeRequest(2));
+  harness.clock.Advance(kSecond);
+  harness.executor.Resume();
+  sink->AwaitFinished();
+  EXPECT_EQ(sink->output().report.arrived, submitted);
+  EXPECT_EQ(sink->output().report.first_scheduled, submitted + kSecond);
+}
+
 TEST(EngineTest, EachSequenceOfARequestFinishesOnce) {
   Harness harness;
   Request request = MakeRequest(1);
