@@ -180,9 +180,8 @@ double MaxAbsTerm(DType type, const std::byte* row, int64_t cols) {
     const QuantBlock block = DecodeQuantBlock(type, row, b);
     const BlockScales scales = ScalesOf(type, block);
     for (int i = 0; i < kQuantBlock; ++i) {
-      const double term = std::fabs(scales.d[static_cast<size_t>(i / 16)]) *
-                              std::abs(block.q[static_cast<size_t>(i)]) +
-                          std::fabs(scales.m);
+      const double d = scales.d[static_cast<size_t>(i / 16)];
+      const double term = std::fabs(d * block.q[static_cast<size_t>(i)]) + std::fabs(scales.m);
       max = std::max(max, term);
     }
   }
