@@ -151,6 +151,8 @@ def logits(kind, salt, vocab):
         return uniform
     if kind == "huge":
         return uniform * F(2.0**122)
+    if kind == "negative":
+        return (uniform + F(17)) * F(-(2.0**122))
     if kind == "infinite":
         uniform[salt % vocab] = F(np.inf)
         return uniform
@@ -297,6 +299,9 @@ def print_cases():
         print_case(vocab=3000, seed=33, min_p=min_p, temperature=4.0)
     print_case(vocab=100, kind="huge", temperature=0.5, repetition=1e-5, seed=41,
                seen=tuple((t, 1) for t in range(100)))
+    for kind in ("huge", "negative"):  # the temperature saturates scores
+        for changes in (dict(), dict(top_p=0.5), dict(min_p=0.5), dict(top_k=30, top_p=0.9)):
+            print_case(vocab=200, kind=kind, temperature=0.01, seed=42, banned=(3,), **changes)
     print_case(vocab=100, banned=tuple(range(100)))
     print_case(vocab=100, banned=tuple(range(99)), biases=((99, -100.0),), temperature=2.0)
     print_case(vocab=100, kind="infinite", salt=3, banned=(3,))

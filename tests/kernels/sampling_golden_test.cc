@@ -58,6 +58,7 @@ std::vector<float> MakeLogits(const std::string& kind, uint32_t salt, size_t voc
     if (kind == "uniform" || kind == "infinite") logits[i] = uniform;
     if (kind == "peaked") logits[i] = 0.25f * uniform;
     if (kind == "huge") logits[i] = uniform * 0x1p122f;
+    if (kind == "negative") logits[i] = (uniform + 17.0f) * -0x1p122f;
   }
   if (kind == "peaked") logits[salt % vocab_size] = 20.0f;
   if (kind == "infinite") logits[salt % vocab_size] = std::numeric_limits<float>::infinity();
