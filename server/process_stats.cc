@@ -44,10 +44,11 @@ double UnixSeconds() {
   return std::chrono::duration<double>(now).count();
 }
 
+const double kStartUnixSeconds = UnixSeconds();  // of this file's initialisation, before main
+
 }  // namespace
 
 ProcessStats ReadProcessStats() {
-  static const double start_unix_seconds = UnixSeconds();
   ProcessStats stats;
   stats.resident_bytes = ResidentBytes();
   stats.num_open_fds = NumOpenFds();
@@ -56,7 +57,7 @@ ProcessStats ReadProcessStats() {
   rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
   stats.cpu_seconds = Seconds(usage.ru_utime) + Seconds(usage.ru_stime);
-  stats.start_unix_seconds = start_unix_seconds;
+  stats.start_unix_seconds = kStartUnixSeconds;
   return stats;
 }
 
