@@ -9,14 +9,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "kernels/backend.h"
-#include "model/config.h"
 #include "model/gguf.h"
-#include "model/kv_cache.h"
 
 namespace tessera {
 namespace {
-
-constexpr int kModeratePages = 512 / kPageTokens;
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const ServerOptions& options) {
   if (options.device != "auto" && options.device != "cpu") {
@@ -34,18 +30,6 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const ServerOptions& option
         absl::StrCat("cpu-isa: expected one that this CPU can run, got ", options.cpu_isa));
   }
   return MakeCpuBackend({.num_threads = options.num_threads, .isa = isa});
-}
-
-// Room for each running sequence to be of moderate length, and for two to fill their contexts; at
-// most half of the memory that is left.
-int DefaultKvPages(const ServerOptions& options, const ModelConfig& config,
-                   const Backend& backend) {
-  const int max_context = options.max_context > 0 ? options.max_context : config.max_context;
-  const int64_t context_pages = (max_context + kPageTokens - 1) / kPageTokens;
-  const int64_t useful = std::max(2 * context_pages, int64_t{options.max_running} * kModeratePages);
-  const uint64_t page_bytes = KvCache::PageBytes(backend, config.kv_spec(), config.num_layers);
-  const auto affordable = static_cast<int64_t>(AvailableMemoryBytes() / 2 / page_bytes);
-  return static_cast<int>(std::clamp<int64_t>(useful, 1, std::max<int64_t>(affordable, 1)));
 }
 
 absl::Status CheckVocabulary(const Tokenizer& tokenizer, const ModelConfig& config) {
@@ -85,18 +69,15 @@ absl::StatusOr<LoadedModel> LoadModel(const ServerOptions& options) {
   LoadedModel model;
   model.description.device = std::string(backend->name());
   ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(*file));
-  ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(*file));
-  const int num_pages =
-      options.num_kv_pages > 0 ? options.num_kv_pages : DefaultKvPages(options, config, *backend);
   ASSIGN_OR_RETURN(model.runner, ModelRunner::Load(*file, std::move(backend),
                                                    {.max_batch_tokens = options.max_batch_tokens,
                                                     .max_running = options.max_running,
                                                     .max_context = options.max_context,
-                                                    .num_pages = num_pages}));
-  RETURN_IF_ERROR(CheckVocabulary(*model.tokenizer, config));
+                                                    .num_pages = options.num_kv_pages}));
+  RETURN_IF_ERROR(CheckVocabulary(*model.tokenizer, model.runner->config()));
 
   ServedModel& description = model.description;
-  description.name = ServedName(options, config);
+  description.name = ServedName(options, model.runner->config());
   ASSIGN_OR_RETURN(const std::string_view architecture, file->String("general.architecture"));
   description.architecture = std::string(architecture);
   description.fingerprint = model.runner->fingerprint();

@@ -22,7 +22,7 @@ struct ServerOptions {
   int max_running = 64;
   int max_waiting = 1024;
   int64_t max_waiting_prompt_tokens = int64_t{1} << 20;
-  int num_kv_pages = 0;  // 0: chosen from max_running, the context and the memory
+  int num_kv_pages = 0;  // 0: what max_running contexts can use, within the memory there is
   int max_context = 0;   // 0: what the model was trained for
   bool prefix_cache = true;
 
