@@ -27,7 +27,12 @@
 
 #include <cstdint>
 
+// The portable path has no speed goal: forcing its 16-lane loops inline would take minutes to build.
+#if defined(__AVX2__)
 #define SIMD_INLINE [[gnu::always_inline]] inline
+#else
+#define SIMD_INLINE inline
+#endif
 
 #include "kernels/cpu/f32x1.h"
 
