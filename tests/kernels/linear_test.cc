@@ -276,11 +276,15 @@ TEST_P(LinearTest, ThreadCountChangesNoBit) {
   const int64_t cols = ColsToTry(type).back();
   const auto weight = MakeWeight(type, kRows, cols, RandomRows(type, kRows, cols, 7));
   const std::vector<float> x = RandomActivations(200, cols, 8);
-  for (int64_t m : {1, 7, 30, 200}) {
-    const std::vector<float> one = Multiply({.num_threads = 1}, x.data(), m, *weight);
-    for (int num_threads : {2, 3}) {
-      EXPECT_TRUE(SameBits(Multiply({.num_threads = num_threads}, x.data(), m, *weight), one))
-          << "threads " << num_threads << " M " << m;
+  for (CpuIsa isa : SupportedIsas()) {
+    for (int64_t m : {1, 7, 30, 200}) {
+      if (isa == CpuIsa::kPortable && m > 30) break;
+      const std::vector<float> one = Multiply({.num_threads = 1, .isa = isa}, x.data(), m, *weight);
+      for (int num_threads : {2, 3}) {
+        const Setup setup = {.num_threads = num_threads, .isa = isa};
+        EXPECT_TRUE(SameBits(Multiply(setup, x.data(), m, *weight), one))
+            << "isa " << static_cast<int>(isa) << " threads " << num_threads << " M " << m;
+      }
     }
   }
 }
