@@ -81,7 +81,7 @@ void DecodeSteps(benchmark::State& state, int num_waiting) {
   loop->Fill(num_waiting);
   int num_steps = 0;
   int64_t num_in_loop = 0;
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     if (++num_steps == kMaxTokens - 2 * num_running) {
       state.PauseTiming();
       loop = std::make_unique<Loop>(Limits(num_running));
@@ -111,14 +111,14 @@ void BM_FullPoolAndLongQueue(benchmark::State& state) {
   for (int i = 0; i < 64; ++i) loop.Add(kPromptLength, kMaxTokens);
   for (int i = 0; i < 1000; ++i) loop.Add(3000, 50);
   for (int i = 0; i < 500; ++i) loop.Step();
-  for (auto _ : state) loop.Step();
+  while (state.KeepRunning()) loop.Step();
 }
 BENCHMARK(BM_FullPoolAndLongQueue)->Iterations(2000)->Unit(benchmark::kMicrosecond);
 
 // All steps from the arrival of a 1,000-token prompt beside decoding sequences to its first token.
 void BM_StartLongPrompt(benchmark::State& state) {
   const int num_running = static_cast<int>(state.range(0));
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     state.PauseTiming();
     auto loop = std::make_unique<Loop>(Limits(num_running));
     for (int i = 0; i + 1 < num_running; ++i) loop->Add(kPromptLength, kMaxTokens);

@@ -82,9 +82,9 @@ void Scheduler::KeepPromptScores(const PlannedSequence& planned, Samples scores)
 void Scheduler::PublishPages(Sequence* sequence) {
   if (!options_.prefix_cache) return;
   const std::span<const TokenId> tokens(sequence->tokens);
-  const int page_tokens = limits_.page_tokens;
-  for (; (sequence->num_published + 1) * page_tokens <= sequence->committed;
-       ++sequence->num_published) {
+  const size_t page_tokens = limits_.page_tokens;
+  const size_t num_full = sequence->committed / page_tokens;
+  for (; static_cast<size_t>(sequence->num_published) < num_full; ++sequence->num_published) {
     const int index = sequence->num_published;
     cache_.Publish(sequence->owner->request.cache_salt, index,
                    tokens.subspan(index * page_tokens, page_tokens), &sequence->pages);

@@ -94,6 +94,7 @@ void Scheduler::CheckQueue() const {
 // Each page has as many references as tables hold it, and every table holds the pages of its stored
 // tokens: those that are full are known to the index under the page before them.
 void Scheduler::CheckPageReferences() const {
+  const size_t page_tokens = limits_.page_tokens;
   std::vector<int> num_holders(cache_.num_pages());
   for (const auto& [id, request] : requests_) {
     for (const Sequence& sequence : request->sequences) {
@@ -106,7 +107,7 @@ void Scheduler::CheckPageReferences() const {
         CHECK_EQ(cache_.index().salt(page), request->request.cache_salt);
         CHECK(std::ranges::equal(
             cache_.index().tokens(page),
-            std::span(sequence.tokens).subspan(i * limits_.page_tokens, limits_.page_tokens)));
+            std::span(sequence.tokens).subspan(static_cast<size_t>(i) * page_tokens, page_tokens)));
       }
     }
   }

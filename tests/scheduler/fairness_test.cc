@@ -58,10 +58,11 @@ class FairnessTest : public testing::Test {
     int64_t costliest_output = 0;
     for (const Kind& kind : kinds) {
       costliest_prompt = std::max<int64_t>(costliest_prompt, kind.prompt_length);
-      costliest_output = std::max<int64_t>(costliest_output, 2 * kind.max_tokens);
+      costliest_output = std::max(costliest_output, int64_t{2} * kind.max_tokens);
     }
-    const int64_t max_length = std::min(limits.max_context, num_pages * limits.page_tokens);
-    const int64_t bound = 2 * (costliest_prompt + kNumSlots * costliest_output + 2 * max_length);
+    const int max_length = std::min(limits.max_context, num_pages * limits.page_tokens);
+    const int64_t bound =
+        int64_t{2} * (costliest_prompt + kNumSlots * costliest_output + int64_t{2} * max_length);
 
     std::vector<int64_t> service(kinds.size());
     int64_t lowest_gap = 0;

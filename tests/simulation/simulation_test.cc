@@ -56,19 +56,12 @@ TEST(Simulation, EverySequenceGetsWhatItWouldAlone) {
 }
 
 void ReadArguments(int argc, char** argv) {
-  const auto set = [](const std::string& name, const char* value) {
-    if (value == nullptr) return;
-    const uint64_t number = std::strtoull(value, nullptr, 10);
-    if (name == "seeds") {
-      num_seeds = number;
-    } else {
-      first_seed = number;
-      num_seeds = 1;
-    }
-  };
-  set("seed", std::getenv("TESSERA_SIMULATION_SEED"));
-  set("seeds", std::getenv("TESSERA_SIMULATION_SEEDS"));
-  for (int i = 1; i + 1 < argc; i += 2) set(argv[i] + 2, argv[i + 1]);
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string name = argv[i];
+    const uint64_t number = std::strtoull(argv[i + 1], nullptr, 10);
+    if (name == "--seed") first_seed = number;
+    num_seeds = name == "--seeds" ? number : 1;
+  }
 }
 
 }  // namespace
