@@ -12,7 +12,7 @@ namespace tessera {
 
 // Keeps all events of one request and lets a test wait for them. Aborts on an event that follows a
 // sequence's finishing event.
-class CollectingSink final : public TokenSink {
+class CollectingSink : public TokenSink {
  public:
   struct Output {
     std::vector<TokenId> tokens;
