@@ -376,7 +376,7 @@ class FastSamplerTest : public testing::TestWithParam<BackendCase> {};
 TEST_P(FastSamplerTest, AgreesWithTheReferenceToTheBit) {
   const std::unique_ptr<Backend> backend = GetParam().make();
   const std::unique_ptr<Backend> reference = MakeReferenceBackend();
-  for (uint32_t seed = 0; seed < 4000; ++seed) {
+  for (uint32_t seed = 0; seed < 2000; ++seed) {
     const Query query = QueryMaker(seed).Make();
     ASSERT_EQ(Sample(backend.get(), query), Sample(reference.get(), query)) << "seed " << seed;
   }
