@@ -92,15 +92,15 @@ std::unique_ptr<CpuWeight> MakeWeight(DType type, int64_t rows, int64_t cols, co
   return weight;
 }
 
-struct Setup {
+struct RunOptions {
   int num_threads = 1;
   CpuIsa isa = CpuIsa::kAuto;
 };
 
-std::vector<float> Multiply(const Setup& setup, const float* x, int64_t num_rows,
+std::vector<float> Multiply(const RunOptions& options, const float* x, int64_t num_rows,
                             const CpuWeight& weight) {
-  WorkerPool pool(setup.num_threads);
-  CpuLinear linear(&pool, setup.isa);
+  WorkerPool pool(options.num_threads);
+  CpuLinear linear(&pool, options.isa);
   const PackedWeight* weights[] = {&weight};
   std::vector<float> out(static_cast<size_t>(num_rows * weight.rows()), -12345.0f);
   linear.Run(x, num_rows, weights, out.data());
@@ -281,8 +281,8 @@ TEST_P(LinearTest, ThreadCountChangesNoBit) {
       if (isa == CpuIsa::kPortable && m > 30) break;
       const std::vector<float> one = Multiply({.num_threads = 1, .isa = isa}, x.data(), m, *weight);
       for (int num_threads : {2, 3}) {
-        const Setup setup = {.num_threads = num_threads, .isa = isa};
-        EXPECT_TRUE(SameBits(Multiply(setup, x.data(), m, *weight), one))
+        const RunOptions options = {.num_threads = num_threads, .isa = isa};
+        EXPECT_TRUE(SameBits(Multiply(options, x.data(), m, *weight), one))
             << "isa " << static_cast<int>(isa) << " threads " << num_threads << " M " << m;
       }
     }
