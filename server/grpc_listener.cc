@@ -18,6 +18,8 @@ namespace {
 constexpr size_t kMaxGrpcBytes = size_t{1} << 30;
 // Reflection is a synchronous service, the only one: each open call of it holds a thread.
 constexpr int kMaxSyncThreads = 8;
+// More calls of one connection wait at its client.
+constexpr int kMaxCallsPerConnection = 4096;
 
 // Clients may ping every 10 s, also without a call; twice as fast is met with patience, more is
 // not.
@@ -38,6 +40,7 @@ class WithoutReflection final : public grpc::ServerBuilderOption {
 void SetLimits(const GrpcListenerOptions& options, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(options.max_message_bytes);
   builder->SetMaxSendMessageSize(options.max_message_bytes);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxCallsPerConnection);
   builder->SetResourceQuota(
       grpc::ResourceQuota("tessera").Resize(kMaxGrpcBytes).SetMaxThreads(kMaxSyncThreads));
 }
