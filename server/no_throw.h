@@ -5,8 +5,7 @@
 
 #include "absl/status/status.h"
 
-// The one place that catches: calls into a library that throws (CLI11, prometheus-cpp, spdlog's
-// set-up).
+// The one place that catches: calls into a library that throws (CLI11, spdlog's set-up).
 
 namespace tessera {
 
