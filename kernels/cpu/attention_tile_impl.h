@@ -1,0 +1,321 @@
+#pragma once
+
+// The attention kernel, compiled once for each instruction set
+// (attention_{portable,avx2,avx512}.cc).
+//
+// Every score is one FMA chain over the head dimension and every output element one FMA chain over
+// keys, ascending (docs/numerics.md). How many rows and vectors a register tile has, how rows are
+// grouped, and which keys beyond a row's own are multiplied by its zero probabilities changes no
+// bit.
+
+#include "kernels/cpu/attention_kernel.h"
+#include "kernels/cpu/kv_page.h"
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/vector_math.h"
+
+namespace tessera {
+namespace {
+
+constexpr int kTile = kAttentionTileTokens;
+constexpr int kSplitTiles = kAttentionSplitTokens / kAttentionTileTokens;
+constexpr int kTileVectors = kTile / 16;
+constexpr int kMaxGroupRows = 6;  // rows that share each load of K or V
+static_assert(kTile == kPageTokens, "a tile is read from one page");
+
+// Vectors of sums that fit in registers beside the operands.
+#if defined(__AVX512F__)
+constexpr int kMaxAccumulators = 24;
+#else
+constexpr int kMaxAccumulators = 6;
+#endif
+template <int kRows>
+constexpr int kMaxVectors = kMaxAccumulators / kRows < 4 ? kMaxAccumulators / kRows : 4;
+
+// Fewer rows than this read K and V from the page as fp16; more convert the tile once to fp32. From
+// 20 rows on, groups of nearly equal size have 5 or 6.
+constexpr int kMinRowsToConvert = 20;
+
+constexpr float kMinusInfinity = -__builtin_inff();
+
+SIMD_INLINE int MinInt(int a, int b) { return a < b ? a : b; }
+SIMD_INLINE int MaxInt(int a, int b) { return a > b ? a : b; }
+SIMD_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+SIMD_INLINE F32x16 LoadElements(const float* p) { return Load(p); }
+SIMD_INLINE F32x16 LoadElements(const uint16_t* p) { return LoadHalf(p); }
+
+// An item's rows and keys, with what follows from them.
+struct Block {
+  const AttentionCall* call;
+  int kv_length;
+  int first_position;  // of the item's first row
+  int group;           // query heads per kv head
+  int num_packed_rows;
+  int padded_dim;
+  int part_stride;
+  int64_t head_offset;  // bytes, of this kv head's K in a page
+  const int32_t* page_ids;
+  float* q;       // [packed rows][head_dim], scaled
+  float* part;    // [packed rows][part_stride]: the softmax of the split at hand
+  float* total;   // same shape: of the splits before
+  float* k_tile;  // [head_dim][64]
+  float* v_tile;  // [64][padded_dim]
+};
+
+// A tile of keys for one group of rows; T is fp32 (converted) or fp16 (the page itself).
+template <typename T>
+struct Tile {
+  const T* k;
+  const T* v;
+  int64_t prefetch_bytes;  // from here to the next tile's K and V
+  int64_t first_key;
+};
+
+// Keys [begin, end) of a tile.
+struct KeyRange {
+  int begin;
+  int end;
+};
+
+SIMD_INLINE KeyRange VisibleKeys(const Block& block, int packed_row, int64_t first_key) {
+  const int64_t position = block.first_position + packed_row / block.group;
+  const int window = block.call->window;
+  const int64_t begin = window > 0 ? position - window + 1 : 0;
+  const int64_t end = block.call->causal ? position + 1 : block.kv_length;
+  const int64_t tile_begin = begin - first_key;
+  const int64_t tile_end = end - first_key;
+  return {static_cast<int>(tile_begin < 0       ? 0
+                           : tile_begin > kTile ? kTile
+                                                : tile_begin),
+          static_cast<int>(tile_end < 0       ? 0
+                           : tile_end > kTile ? kTile
+                                              : tile_end)};
+}
+
+// sums[r][j] += a[r][k] * b[k][16 j ...], k ascending.
+template <int kRows, int kVectors, typename T>
+SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const T* b, int64_t b_stride,
+                                    int64_t prefetch_bytes, int depth,
+                                    F32x16 (&sums)[kRows][kVectors]) {
+  for (int k = 0; k < depth; ++k, b += b_stride) {
+    if constexpr (sizeof(T) == 2) {
+      const char* next = reinterpret_cast<const char*>(b) + prefetch_bytes;
+      _mm_prefetch(next, _MM_HINT_T1);
+      if constexpr (kVectors > 2) _mm_prefetch(next + 64, _MM_HINT_T1);
+    }
+    F32x16 row[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) row[j] = LoadElements(b + 16 * j);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const F32x16 x = F32x16::Broadcast(a[r * a_stride + k]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sums[r][j] = Fma(x, row[j], sums[r][j]);
+    }
+  }
+}
+
+// p[r][key] = q[r] . k[key] for the keys of kVectors vectors.
+template <int kRows, int kVectors, typename T>
+SIMD_INLINE void ScoreVectors(const Block& block, const float* q, const T* k,
+                              int64_t prefetch_bytes, float* p) {
+  F32x16 sums[kRows][kVectors];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) sums[r][j] = F32x16::Zero();
+  }
+  const int head_dim = block.call->head_dim;
+  MultiplyAccumulate<kRows, kVectors>(q, head_dim, k, kTile, prefetch_bytes, head_dim, sums);
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) Store(p + r * kTile + 16 * j, sums[r][j]);
+  }
+}
+
+// o[r] = o[r] * correction[r] + p[r] . v, for the dimensions of kVectors vectors.
+template <int kRows, int kVectors, typename T>
+SIMD_INLINE void OutputVectors(const Block& block, const float* p, const float* correction,
+                               const T* v, int64_t prefetch_bytes, int num_keys, float* o) {
+  F32x16 sums[kRows][kVectors];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+    const F32x16 factor = F32x16::Broadcast(correction[r]);
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      sums[r][j] = Load(o + r * block.part_stride + 16 * j) * factor;
+    }
+  }
+  MultiplyAccumulate<kRows, kVectors>(p, kTile, v, block.padded_dim, prefetch_bytes, num_keys,
+                                      sums);
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) Store(o + r * block.part_stride + 16 * j, sums[r][j]);
+  }
+}
+
+// Calls step.template Run<n>(first) for runs of n <= kMax vectors, of nearly equal length, that
+// cover [begin, end).
+template <int kMax, typename Step>
+SIMD_INLINE void ForVectorRuns(int begin, int end, const Step& step) {
+  const int num_runs = (end - begin + kMax - 1) / kMax;
+  for (int run = 0; run < num_runs; ++run) {
+    const int first = begin + (end - begin) * run / num_runs;
+    const int length = begin + (end - begin) * (run + 1) / num_runs - first;
+    if (length == 1) step.template Run<1>(first);
+    if constexpr (kMax >= 2) {
+      if (length == 2) step.template Run<2>(first);
+    }
+    if constexpr (kMax >= 3) {
+      if (length == 3) step.template Run<3>(first);
+    }
+    if constexpr (kMax >= 4) {
+      if (length == 4) step.template Run<4>(first);
+    }
+  }
+}
+
+template <int kRows, typename T>
+struct ScoreStep {
+  const Block& block;
+  const Tile<T>& tile;
+  const float* q;
+  float* p;
+  template <int kVectors>
+  SIMD_INLINE void Run(int first) const {
+    ScoreVectors<kRows, kVectors>(block, q, tile.k + 16 * first, tile.prefetch_bytes,
+                                  p + 16 * first);
+  }
+};
+
+template <int kRows, typename T>
+struct OutputStep {
+  const Block& block;
+  const Tile<T>& tile;
+  const float* p;
+  const float* correction;
+  KeyRange keys;
+  float* o;
+  template <int kVectors>
+  SIMD_INLINE void Run(int first) const {
+    const T* v = tile.v + int64_t{keys.begin} * block.padded_dim + 16 * first;
+    OutputVectors<kRows, kVectors>(block, p + keys.begin, correction, v, tile.prefetch_bytes,
+                                   keys.end - keys.begin, o + 16 * first);
+  }
+};
+
+// Keys begin..end as lanes of vector j of the tile.
+SIMD_INLINE Mask16 LaneMask(KeyRange keys, int j) {
+  const int end = MinInt(MaxInt(keys.end - 16 * j, 0), 16);
+  const int begin = MinInt(MaxInt(keys.begin - 16 * j, 0), 16);
+  return And(FirstLanes(end), Not(FirstLanes(begin)));
+}
+
+// Turns a row's scores in vectors [first, last) of p into probabilities relative to its running
+// maximum, adds them to its sum, and returns the factor that its earlier o and sum shrink by.
+// kWholeTile: all 64 keys are visible, so nothing needs a mask or leaves the registers.
+template <bool kWholeTile>
+SIMD_INLINE float SoftmaxRow(const Block& block, KeyRange keys, int first, int last, float* p,
+                             float* part) {
+  if constexpr (kWholeTile) {
+    first = 0;
+    last = kTileVectors;
+  }
+  float* sum_lanes = part + block.padded_dim;
+  float& maximum = sum_lanes[16];
+  const float cap_scale = block.call->cap_scale;
+  F32x16 scores[kTileVectors];
+  F32x16 best = F32x16::Broadcast(maximum);
+#pragma GCC unroll 4
+  for (int j = first; j < last; ++j) {
+    scores[j] = Load(p + 16 * j);
+    if (cap_scale != 0.0f) scores[j] = F32x16::Broadcast(cap_scale) * Tanh(scores[j]);
+    if constexpr (!kWholeTile) {
+      scores[j] = Select(LaneMask(keys, j), scores[j], F32x16::Broadcast(kMinusInfinity));
+    }
+    best = Max(best, scores[j]);
+  }
+  const float new_maximum = ReduceMax(best);
+  F32x16 sum = F32x16::Zero();
+#pragma GCC unroll 4
+  for (int j = first; j < last; ++j) {
+    const F32x16 e = Exp2(scores[j] - F32x16::Broadcast(new_maximum));
+    Store(p + 16 * j, e);
+    sum = sum + e;
+  }
+  const float correction = new_maximum == maximum ? 1.0f : Exp2(maximum - new_maximum);
+  Store(sum_lanes, Fma(Load(sum_lanes), F32x16::Broadcast(correction), sum));
+  maximum = new_maximum;
+  return correction;
+}
+
+// Of one row, whose visible keys may be none.
+SIMD_INLINE float SoftmaxVisible(const Block& block, KeyRange keys, int first, int last, float* p,
+                                 float* part) {
+  if (keys.end - keys.begin == kTile) {
+    return SoftmaxRow<true>(block, keys, first, last, p, part);
+  }
+  if (keys.begin < keys.end) return SoftmaxRow<false>(block, keys, first, last, p, part);
+  for (int j = first; j < last; ++j) Store(p + 16 * j, F32x16::Zero());
+  return 1.0f;
+}
+
+// Rows [first_row, first_row + kRows) of the block against one tile.
+template <int kRows, typename T>
+[[gnu::noinline]] void AttendGroup(const Block& block, int first_row, const Tile<T>& tile) {
+  const KeyRange first_keys = VisibleKeys(block, first_row, tile.first_key);
+  const KeyRange last_keys = VisibleKeys(block, first_row + kRows - 1, tile.first_key);
+  const KeyRange keys = {first_keys.begin, last_keys.end};  // both ends ascend with the row
+  if (keys.begin >= keys.end) return;
+  const int first = keys.begin / 16;
+  const int last = (keys.end + 15) / 16;
+
+  alignas(64) float p[kRows * kTile];
+  float correction[kRows];
+  float* part = block.part + int64_t{first_row} * block.part_stride;
+  const float* q = block.q + int64_t{first_row} * block.call->head_dim;
+  ForVectorRuns<kMaxVectors<kRows>>(first, last, ScoreStep<kRows, T>{block, tile, q, p});
+  for (int r = 0; r < kRows; ++r) {
+    const KeyRange row_keys = VisibleKeys(block, first_row + r, tile.first_key);
+    correction[r] =
+        SoftmaxVisible(block, row_keys, first, last, p + r * kTile, part + r * block.part_stride);
+  }
+  ForVectorRuns<kMaxVectors<kRows>>(0, block.padded_dim / 16,
+                                    OutputStep<kRows, T>{block, tile, p, correction, keys, part});
+}
+
+template <typename T>
+SIMD_INLINE void AttendGroupOf(int num_rows, const Block& block, int first, const Tile<T>& tile) {
+  if constexpr (sizeof(T) == 2) {
+    switch (num_rows) {
+      case 1:
+        return AttendGroup<1, T>(block, first, tile);
+      case 2:
+        return AttendGroup<2, T>(block, first, tile);
+      case 3:
+        return AttendGroup<3, T>(block, first, tile);
+      case 4:
+        return AttendGroup<4, T>(block, first, tile);
+      default:
+        break;
+    }
+  }
+  if (num_rows == 5) return AttendGroup<5, T>(block, first, tile);
+  AttendGroup<6, T>(block, first, tile);
+}
+
+// All rows of the block, in groups of nearly equal size.
+template <typename T>
+SIMD_INLINE void AttendTile(const Block& block, const Tile<T>& tile) {
+  const int num_groups = (block.num_packed_rows + kMaxGroupRows - 1) / kMaxGroupRows;
+  for (int g = 0; g < num_groups; ++g) {
+    const int first = block.num_packed_rows * g / num_groups;
+    const int end = block.num_packed_rows * (g + 1) / num_groups;
+    AttendGroupOf(end - first, block, first, tile);
+  }
+}
+
+}  // namespace
+}  // namespace tessera
