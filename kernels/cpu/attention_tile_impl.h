@@ -1,7 +1,6 @@
 #pragma once
 
-// The attention kernel, compiled once for each instruction set
-// (attention_{portable,avx2,avx512}.cc).
+// Part of kernels/cpu/attention_kernel_impl.h: include that. Rows of a block against a tile of keys.
 //
 // Every score is one FMA chain over the head dimension and every output element one FMA chain over
 // keys, ascending (docs/numerics.md). How many rows and vectors a register tile has, how rows are
