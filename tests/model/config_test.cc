@@ -34,8 +34,8 @@ Values GoodValues() {
 
 absl::StatusOr<ModelConfig> ConfigOf(const Values& values, int64_t vocab_size = 10) {
   GgufWriter writer;
-  for (const auto& [key, value] : values) {
-    std::visit([&](const auto& v) { writer.Add(key, v); }, value);
+  for (const auto& entry : values) {
+    std::visit([&](const auto& value) { writer.Add(entry.first, value); }, entry.second);
   }
   if (vocab_size > 0) {
     writer.AddTensor("token_embd.weight", DType::kF32, {64, vocab_size},

@@ -76,7 +76,10 @@ void PutHalf(double value, char* out) {
 void FillBlock(DType type, double deviation, Random* random, char* block) {
   for (int i = 0; i < BlockBytes(type); ++i) block[i] = static_cast<char>(random->Next());
   const BlockShape shape = ShapeOf(type);
-  const double d = random->Uniform(0.5, 1.5) * deviation / shape.deviation;
+  // Of either sign: formats without a minimum have one negative quant more than positive ones, and
+  // the sum of all those would drown what the tokens say.
+  const double sign = random->Next() % 2 == 0 ? 1 : -1;
+  const double d = sign * random->Uniform(0.5, 1.5) * deviation / shape.deviation;
   PutHalf(d, block + shape.d_offset);
   if (shape.minimum != 0) PutHalf(d * shape.minimum, block + shape.d_offset + 2);
 }
