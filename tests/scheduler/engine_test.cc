@@ -639,15 +639,16 @@ TEST(EngineSnapshotTest, ComesAtTheNextStepBoundaryOfALongPrefill) {
   sink->AwaitFinished();
 }
 
-TEST(EngineSnapshotTest, BoundsHowManyMayAsk) {
+TEST(EngineSnapshotTest, BoundsHowManyMayAskAndAnswersThemAll) {
   Harness harness;
-  const auto sink = harness.SubmitAndHold(MakeRequest(1));
+  const auto sink = harness.SubmitAndHold(MakeRequest(1, 5, 1));
   std::atomic<size_t> num_answers = 0;
   const auto count = [&](const auto&) { ++num_answers; };
   for (size_t i = 0; i < Engine::kMaxSnapshotCallers; ++i) {
     ASSERT_TRUE(harness.engine->RequestSnapshot(count).ok());
   }
   EXPECT_EQ(harness.engine->RequestSnapshot(count).code(), absl::StatusCode::kResourceExhausted);
+  harness.engine->StartDrain(kNoDeadline);  // nothing will be left but those who ask
   harness.executor.Resume();
   harness.engine->Drain(kNoDeadline);
   EXPECT_EQ(num_answers, Engine::kMaxSnapshotCallers);
