@@ -1,6 +1,7 @@
 #pragma once
 
-// Part of kernels/cpu/attention_kernel_impl.h: include that. Rows of a block against a tile of keys.
+// Part of kernels/cpu/attention_kernel_impl.h: include that. Rows of a block against a tile of
+// keys.
 //
 // Every score is one FMA chain over the head dimension and every output element one FMA chain over
 // keys, ascending (docs/numerics.md). How many rows and vectors a register tile has, how rows are
