@@ -33,8 +33,7 @@ constexpr std::string_view kEndTokenTexts[] = {
     "<|end_of_turn|>",
     "<end_of_utterance>",
     "<|end_of_sentence|>",
-    "<\xEF\xBD\x9C"
-    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",  // DeepSeek
+    "<\uFF5Cend\u2581of\u2581sentence\uFF5C>",  // DeepSeek
 };
 
 std::string Quoted(std::string_view text) {

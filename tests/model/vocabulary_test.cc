@@ -53,11 +53,12 @@ TEST(VocabularyTest, FindsEndTokensByIdAndByText) {
   vocabulary.AddToken("<|im_start|>", TokenType::kControl);
   const TokenId eos = vocabulary.AddToken("<stop>", TokenType::kControl);
   const TokenId text_end = vocabulary.AddToken("<|endoftext|>", TokenType::kControl);
+  const TokenId deepseek_end = vocabulary.AddToken("<｜end▁of▁sentence｜>", TokenType::kControl);
   vocabulary.metadata().eos_token = eos;
   vocabulary.metadata().eot_token = eos;
   const auto tokenizer = BpeTokenizer::Make(vocabulary.metadata());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-  EXPECT_THAT((*tokenizer)->end_tokens(), ElementsAre(end_of_turn, eos, text_end));
+  EXPECT_THAT((*tokenizer)->end_tokens(), ElementsAre(end_of_turn, eos, text_end, deepseek_end));
   EXPECT_TRUE((*tokenizer)->IsSpecial(end_of_turn));
 }
 
