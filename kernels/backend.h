@@ -10,12 +10,12 @@
 #include "base/sampling_params.h"
 #include "kernels/dtype.h"
 
-// What a model asks of a device. CPU and CUDA are both classes behind `Backend`, so that one process
-// can hold several and one test body compares each with the reference.
+// What a model asks of a device. CPU and CUDA are both classes behind `Backend`, so that one
+// process can hold several and one test body compares each with the reference.
 //
-// Activations are fp32 on the CPU. Shapes are row-major, the last dimension contiguous. "Row" is one
-// token of one sequence. Every op obeys docs/numerics.md: what it writes for a row depends on that row
-// alone, bit for bit, however many rows share the call.
+// Activations are fp32 on the CPU. Shapes are row-major, the last dimension contiguous. "Row" is
+// one token of one sequence. Every op obeys docs/numerics.md: what it writes for a row depends on
+// that row alone, bit for bit, however many rows share the call.
 
 namespace tessera {
 
@@ -99,15 +99,16 @@ struct RopeStoreKvParams {
   float* qkv = nullptr;  // [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]: q, k, v
   int num_heads = 0;
   KvSpec spec;
-  std::byte* pages = nullptr;           // one layer's pages, Backend::KvPageBytes(spec) apart
+  std::byte* pages = nullptr;  // one layer's pages, Backend::KvPageBytes(spec) apart
   const SequenceBatch* batch = nullptr;
-  const float* rope_cos = nullptr;      // [max_positions, rope_dim / 2]; pair i is (i, i + rope_dim/2)
-  const float* rope_sin = nullptr;      // same shape
-  int rope_dim = 0;                     // <= head_dim; the rest of a head passes through
-  uint8_t* row_faults = nullptr;        // [num_rows], set to 1 where a k or v was not finite
+  const float* rope_cos = nullptr;  // [max_positions, rope_dim / 2]; pair i is (i, i + rope_dim/2)
+  const float* rope_sin = nullptr;  // same shape
+  int rope_dim = 0;                 // <= head_dim; the rest of a head passes through
+  uint8_t* row_faults = nullptr;    // [num_rows], set to 1 where a k or v was not finite
 };
 
-// Attention of a ragged batch over one layer's pages, which already hold this step's keys and values.
+// Attention of a ragged batch over one layer's pages, which already hold this step's keys and
+// values.
 struct AttentionParams {
   const float* q = nullptr;  // row r's queries start at q + r * q_stride; [num_heads, head_dim]
   int64_t q_stride = 0;      // floats
@@ -142,12 +143,12 @@ struct TokenLogprob {
 // One row of logits and how to choose from it. Pointers are host memory, valid during the call.
 struct SampleRow {
   const SamplingParams* params = nullptr;
-  int64_t position = 0;                        // index of the token being chosen: counts the noise
-  std::span<const TokenCount> seen;            // empty unless params->has_penalties()
-  std::span<const TokenId> banned;             // masked out: before min_tokens, EOS and stop ids
-  TokenId forced = -1;                         // >= 0: choose this one (a prompt token to score)
-  int num_logprobs = 0;                        // top entries wanted besides the chosen token's
-  bool wants_logprob = false;                  // the chosen token's logprob, and the top ones
+  int64_t position = 0;              // index of the token being chosen: counts the noise
+  std::span<const TokenCount> seen;  // empty unless params->has_penalties()
+  std::span<const TokenId> banned;   // masked out: before min_tokens, EOS and stop ids
+  TokenId forced = -1;               // >= 0: choose this one (a prompt token to score)
+  int num_logprobs = 0;              // top entries wanted besides the chosen token's
+  bool wants_logprob = false;        // the chosen token's logprob, and the top ones
 };
 
 struct SampleResult {
@@ -158,8 +159,9 @@ struct SampleResult {
   std::span<TokenLogprob> logprobs;  // in: room for num_logprobs + 1; out: as many as were written
 };
 
-// One device, one stream. Calls enqueue work in order and may return before it ran; Synchronize waits.
-// A device error aborts: no later call could succeed. Owned and called by one thread at a time.
+// One device, one stream. Calls enqueue work in order and may return before it ran; Synchronize
+// waits. A device error aborts: no later call could succeed. Owned and called by one thread at a
+// time.
 class Backend {
  public:
   virtual ~Backend() = default;

@@ -15,7 +15,8 @@ namespace {
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxDim = int64_t{1} << 20;
 constexpr int64_t kMaxHeads = 1024;
-constexpr int64_t kMaxHeadDim = 512;
+constexpr int64_t kMaxHeadDim = 256;  // what the kernels have tiles for
+constexpr int64_t kHeadDimStep = 8;
 constexpr int64_t kMaxVocab = int64_t{1} << 24;
 constexpr int64_t kMaxContext = int64_t{1} << 20;
 
@@ -116,7 +117,7 @@ absl::Status RefuseVariants(const GgufFile& file, const KeyReader& keys) {
   return absl::OkStatus();
 }
 
-absl::Status ReadAttention(const KeyReader& keys, ModelConfig* config) {
+absl::Status ReadAttention(const GgufFile& file, const KeyReader& keys, ModelConfig* config) {
   ASSIGN_OR_RETURN(config->num_heads,
                    keys.PerLayerInt("attention.head_count", config->num_layers, 1, kMaxHeads));
   config->num_kv_heads = config->num_heads;
@@ -132,9 +133,11 @@ absl::Status ReadAttention(const KeyReader& keys, ModelConfig* config) {
   ASSIGN_OR_RETURN(
       config->head_dim,
       keys.IntOr("attention.key_length", config->hidden_dim / config->num_heads, 2, kMaxHeadDim));
-  if (config->head_dim < 2 || config->head_dim > kMaxHeadDim || config->head_dim % 2 != 0) {
-    return keys.Wrong("attention.key_length", absl::StrCat("an even number, 2 to ", kMaxHeadDim),
-                      absl::StrCat(config->head_dim));
+  if (config->head_dim < kHeadDimStep || config->head_dim > kMaxHeadDim ||
+      config->head_dim % kHeadDimStep != 0) {
+    return absl::UnimplementedError(absl::StrCat(
+        file.path(), ": ", KeyReader::Key("attention.key_length"), ": expected a multiple of ",
+        kHeadDimStep, ", ", kHeadDimStep, " to ", kMaxHeadDim, ", got ", config->head_dim));
   }
   ASSIGN_OR_RETURN(const int value_length,
                    keys.IntOr("attention.value_length", config->head_dim, 0, kMaxHeadDim));
@@ -217,7 +220,7 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const GgufFile& file) {
   ASSIGN_OR_RETURN(const double epsilon,
                    keys.Float("attention.layer_norm_rms_epsilon", 1e-12, 1e-1));
   config.norm_epsilon = static_cast<float>(epsilon);
-  RETURN_IF_ERROR(ReadAttention(keys, &config));
+  RETURN_IF_ERROR(ReadAttention(file, keys, &config));
   RETURN_IF_ERROR(ReadRope(file, keys, &config));
   RETURN_IF_ERROR(ReadVocabSize(file, keys, &config));
   return config;

@@ -25,7 +25,7 @@ struct ModelRunnerOptions {
   int max_batch_tokens = 512;
   int max_running = 256;
   int max_context = 0;  // 0: the model's
-  int num_pages = 0;    // 0: what max_running contexts can use, within half the free memory and 4 GiB
+  int num_pages = 0;  // 0: what max_running contexts can use, within half the free memory and 4 GiB
 };
 
 // Runs the scheduler's steps on one backend: weights, KV cache, activations and what the slots

@@ -26,8 +26,8 @@ enum class Pretokenizer : uint8_t { kGpt2, kSmolLm, kLlama3, kQwen2 };
 // By "tokenizer.ggml.pre". UNIMPLEMENTED with the supported names for any other.
 absl::StatusOr<Pretokenizer> FindPretokenizer(const std::string& name);
 
-// The end of the piece that begins at `begin`, which is 0 or the end of the piece before. All pieces
-// together take time linear in the text. REQUIRES: begin < text.size().
+// The end of the piece that begins at `begin`, which is 0 or the end of the piece before. All
+// pieces together take time linear in the text. REQUIRES: begin < text.size().
 size_t FindPieceEnd(Pretokenizer pretokenizer, std::string_view text, size_t begin);
 
 }  // namespace tessera

@@ -21,8 +21,8 @@ struct SlotStart {
   int32_t prompt_length = 0;
 };
 
-// Copies the first num_tokens tokens of a page, in every layer, before the step's rows run: a prefix
-// reused up to the middle of a page, or a fork's last page.
+// Copies the first num_tokens tokens of a page, in every layer, before the step's rows run: a
+// prefix reused up to the middle of a page, or a fork's last page.
 struct PageCopy {
   PageId from = 0;
   PageId to = 0;
@@ -33,17 +33,17 @@ struct PageCopy {
 struct SampleRequest {
   int32_t row = 0;
   int32_t slot = 0;
-  int32_t position = 0;              // of the token to choose: the row's own position + 1
-  TokenId forced = -1;               // >= 0: score this prompt token instead of choosing
-  std::span<const TokenId> banned;   // before min_tokens: EOS and stop ids
+  int32_t position = 0;             // of the token to choose: the row's own position + 1
+  TokenId forced = -1;              // >= 0: score this prompt token instead of choosing
+  std::span<const TokenId> banned;  // before min_tokens: EOS and stop ids
   int16_t num_logprobs = 0;
   bool wants_logprob = false;
 };
 
-// One step over a ragged batch. Sequence i owns rows [query_starts[i], query_starts[i + 1]); there is
-// no prefill and no decode here: a sequence brings 1..n new tokens and attends to everything before.
-// A forked sequence (n > 1) whose parent's last row it needs simply appears in `samples` with that row
-// and its own slot. Owned by the StepBuilder until its next Build.
+// One step over a ragged batch. Sequence i owns rows [query_starts[i], query_starts[i + 1]); there
+// is no prefill and no decode here: a sequence brings 1..n new tokens and attends to everything
+// before. A forked sequence (n > 1) whose parent's last row it needs simply appears in `samples`
+// with that row and its own slot. Owned by the StepBuilder until its next Build.
 struct StepInput {
   std::span<const TokenId> tokens;        // [num_rows]
   std::span<const int32_t> query_starts;  // [num_sequences + 1]

@@ -27,7 +27,8 @@
 
 #include <cstdint>
 
-// The portable path has no speed goal: forcing its 16-lane loops inline would take minutes to build.
+// The portable path has no speed goal: forcing its 16-lane loops inline would take minutes to
+// build.
 #if defined(__AVX2__)
 #define SIMD_INLINE [[gnu::always_inline]] inline
 #else

@@ -113,7 +113,8 @@ void ExpectFloat64Logits(const TinyModelOptions& options) {
 class LlamaTypeTest : public testing::TestWithParam<DType> {};
 
 TEST_P(LlamaTypeTest, LogitsAreThoseOfFloat64) {
-  ExpectFloat64Logits({.type = GetParam(), .embedding_type = GetParam(), .ffn_dim = 256});
+  ExpectFloat64Logits(
+      {.type = GetParam(), .embedding_type = GetParam(), .num_layers = 1, .ffn_dim = 256});
 }
 
 INSTANTIATE_TEST_SUITE_P(AllTypes, LlamaTypeTest, testing::ValuesIn(kAllDTypes),

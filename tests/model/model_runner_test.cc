@@ -69,7 +69,7 @@ std::vector<Job> MixedJobs() {
   greedy.temperature = 0;
   return {{.prompt = Prompt(5, 1), .params = sampled, .num_tokens = 12},
           {.prompt = Prompt(100, 2), .params = penalised, .num_tokens = 9, .scores_prompt = true},
-          {.prompt = Prompt(64, 3), .params = greedy, .num_tokens = 70},
+          {.prompt = Prompt(64, 3), .params = greedy, .num_tokens = 20},
           {.prompt = Prompt(33, 4), .params = penalised, .num_tokens = 20}};
 }
 

@@ -128,12 +128,12 @@ struct Shape {
   int64_t rows;
 };
 std::map<std::string, Shape> GoodTensors() {
-  return {{"token_embd.weight", {8, 10}},       {"output_norm.weight", {8, 1}},
-          {"blk.0.attn_norm.weight", {8, 1}},   {"blk.0.attn_q.weight", {8, 8}},
-          {"blk.0.attn_k.weight", {8, 4}},      {"blk.0.attn_v.weight", {8, 4}},
-          {"blk.0.attn_output.weight", {8, 8}}, {"blk.0.ffn_norm.weight", {8, 1}},
-          {"blk.0.ffn_gate.weight", {8, 12}},   {"blk.0.ffn_up.weight", {8, 12}},
-          {"blk.0.ffn_down.weight", {12, 8}}};
+  return {{"token_embd.weight", {16, 10}},        {"output_norm.weight", {16, 1}},
+          {"blk.0.attn_norm.weight", {16, 1}},    {"blk.0.attn_q.weight", {16, 16}},
+          {"blk.0.attn_k.weight", {16, 8}},       {"blk.0.attn_v.weight", {16, 8}},
+          {"blk.0.attn_output.weight", {16, 16}}, {"blk.0.ffn_norm.weight", {16, 1}},
+          {"blk.0.ffn_gate.weight", {16, 12}},    {"blk.0.ffn_up.weight", {16, 12}},
+          {"blk.0.ffn_down.weight", {12, 16}}};
 }
 
 absl::Status StatusWith(const std::map<std::string, Shape>& tensors) {
@@ -141,7 +141,7 @@ absl::Status StatusWith(const std::map<std::string, Shape>& tensors) {
   writer.Add("general.architecture", "llama");
   for (const auto& [key, value] : std::map<std::string, uint32_t>{{"block_count", 1},
                                                                   {"context_length", 16},
-                                                                  {"embedding_length", 8},
+                                                                  {"embedding_length", 16},
                                                                   {"feed_forward_length", 12},
                                                                   {"attention.head_count", 2},
                                                                   {"attention.head_count_kv", 1}}) {
@@ -174,7 +174,7 @@ TEST(WeightsTest, RefusesMissingUnknownAndMisshapenTensors) {
                                           shape.cols, shape.rows + 1, shape.cols)));
   }
   std::map<std::string, Shape> biased = GoodTensors();
-  biased["blk.0.attn_q.bias"] = {8, 1};
+  biased["blk.0.attn_q.bias"] = {16, 1};
   const absl::Status unknown = StatusWith(biased);
   EXPECT_EQ(unknown.code(), StatusCode::kUnimplemented) << unknown;
   EXPECT_THAT(std::string(unknown.message()), HasSubstr("blk.0.attn_q.bias"));
@@ -182,7 +182,7 @@ TEST(WeightsTest, RefusesMissingUnknownAndMisshapenTensors) {
 
 TEST(WeightsTest, RefusesRopeDivisorsOutOfRange) {
   std::map<std::string, Shape> tensors = GoodTensors();
-  tensors["rope_freqs.weight"] = {2, 1};
+  tensors["rope_freqs.weight"] = {4, 1};
   EXPECT_TRUE(StatusWith(tensors).ok()) << StatusWith(tensors);
   std::string bytes = MakeTinyModel({.has_llama3_rope = true});
   uint64_t offset = 0;

@@ -10,7 +10,7 @@ import tempfile
 import unittest
 
 import grpc
-from harness import BIN, Daemon, MODEL, error_of, pb, request, tessera
+from harness import BIN, Daemon, MODEL, control_pb2, error_of, pb, request, tessera
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -80,9 +80,9 @@ class BadRequestTest(unittest.TestCase):
         """grpcio cannot send it in a string field: bytes by hand, field 1 of GenerateRequest."""
         call = self.daemon.channel.unary_unary("/tessera.v1.GenerationService/Generate",
                                                request_serializer=lambda raw: raw)
-        # protobuf itself refuses to parse the message, before our code sees it.
-        with error_of(self, grpc.StatusCode.INTERNAL):
+        with error_of(self, INVALID) as caught:
             call(b"\x0a\x03ab\xff", timeout=30)
+        self.assertIn("UTF-8", caught[0].details())
 
     def test_deadline_that_has_passed(self):
         with error_of(self, grpc.StatusCode.DEADLINE_EXCEEDED):

@@ -34,13 +34,13 @@ def make_requests():
     requests = []
     for i in range(NUM_REQUESTS):
         prompt = PROMPTS[i % len(PROMPTS)] + " " + "and so on, " * rng.choice([0, 0, 3, 20, 60])
-        fields = {"logprobs": 5, "max_tokens": rng.randint(4, 40), "ignore_eos": i % 3 == 0}
+        fields = {"logprobs": 5, "max_tokens": rng.randint(4, 40), "ignore_eos": i % 3 == 0,
+                  "seed": rng.getrandbits(53)}
         if i % 4 == 0:
             fields["temperature"] = 0
         else:
-            fields.update(temperature=rng.choice([0.5, 0.8, 1.0, 1.3]), seed=rng.getrandbits(53),
-                          top_p=rng.choice([0.8, 0.95, 1.0]), top_k=rng.choice([0, 5, 40]),
-                          min_p=rng.choice([0.0, 0.05]))
+            fields.update(temperature=rng.choice([0.5, 0.8, 1.0, 1.3]), top_p=rng.choice([0.8, 0.95, 1.0]),
+                          top_k=rng.choice([0, 5, 40]), min_p=rng.choice([0.0, 0.05]))
         if i % 5 == 1:
             fields.update(repetition_penalty=1.2, frequency_penalty=0.3, presence_penalty=0.1)
         if i % 7 == 2:
