@@ -16,7 +16,7 @@ constexpr int64_t kMaxBandRows = 256;
 constexpr int64_t kMaxPrivateRows = 8;
 // Up to here weights are unpacked in registers, anew for each tile; above, a chunk at a time into
 // the L1 cache, for all tiles.
-constexpr int64_t kMaxDirectRows = 16;
+constexpr int64_t kMaxDirectRows = 32;
 // With fewer rows than this for each, workers share the rows and divide the channels alone: each
 // worker must unpack the weights for itself.
 constexpr int64_t kMinRowsPerPart = 64;
