@@ -43,6 +43,8 @@ def make_requests():
                           top_k=rng.choice([0, 5, 40]), min_p=rng.choice([0.0, 0.05]))
         if i % 5 == 1:
             fields.update(repetition_penalty=1.2, frequency_penalty=0.3, presence_penalty=0.1)
+        if i % 8 == 5:  # grows over several pages: a small pool must preempt
+            fields.update(max_tokens=180, ignore_eos=True)
         if i % 7 == 2:
             fields["prompt_logprobs"] = 2
         requests.append(request(prompt, **fields))
@@ -114,8 +116,8 @@ class ReproducibilityTest(unittest.TestCase):
             self.assertGreater(steps, 2 * NUM_REQUESTS, f"{prompts} prompt tokens: no chunking")
 
     def test_small_pool_preempts(self):
-        with Daemon("--kv-blocks", 16, "--max-running", 32) as daemon:
-            self.all_at_once(daemon, "16 pages")
+        with Daemon("--kv-blocks", 12, "--max-running", 32) as daemon:
+            self.all_at_once(daemon, "12 pages")
             self.assertGreater(daemon.metric("vllm:num_preemptions_total"), 0)
 
     def test_every_isa_path(self):
