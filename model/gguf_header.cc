@@ -39,22 +39,22 @@ std::string Quoted(std::string_view text) {
 }
 
 struct TypeId {
-  uint32_t id;
   const char* name;
+  uint32_t id;
   std::optional<DType> type;  // unset: known by name, not supported
 };
 constexpr TypeId kTypeIds[] = {
-    {0, "F32", DType::kF32},      {1, "F16", DType::kF16},       {2, "Q4_0", DType::kQ4_0},
-    {3, "Q4_1", DType::kQ4_1},    {6, "Q5_0", DType::kQ5_0},     {7, "Q5_1", DType::kQ5_1},
-    {8, "Q8_0", DType::kQ8_0},    {9, "Q8_1", std::nullopt},     {10, "Q2_K", std::nullopt},
-    {11, "Q3_K", std::nullopt},   {12, "Q4_K", DType::kQ4_K},    {13, "Q5_K", DType::kQ5_K},
-    {14, "Q6_K", DType::kQ6_K},   {15, "Q8_K", std::nullopt},    {16, "IQ2_XXS", std::nullopt},
-    {17, "IQ2_XS", std::nullopt}, {18, "IQ3_XXS", std::nullopt}, {19, "IQ1_S", std::nullopt},
-    {20, "IQ4_NL", std::nullopt}, {21, "IQ3_S", std::nullopt},   {22, "IQ2_S", std::nullopt},
-    {23, "IQ4_XS", std::nullopt}, {24, "I8", std::nullopt},      {25, "I16", std::nullopt},
-    {26, "I32", std::nullopt},    {27, "I64", std::nullopt},     {28, "F64", std::nullopt},
-    {29, "IQ1_M", std::nullopt},  {30, "BF16", DType::kBf16},    {34, "TQ1_0", std::nullopt},
-    {35, "TQ2_0", std::nullopt},  {39, "MXFP4", std::nullopt},
+    {"F32", 0, DType::kF32},      {"F16", 1, DType::kF16},       {"Q4_0", 2, DType::kQ4_0},
+    {"Q4_1", 3, DType::kQ4_1},    {"Q5_0", 6, DType::kQ5_0},     {"Q5_1", 7, DType::kQ5_1},
+    {"Q8_0", 8, DType::kQ8_0},    {"Q8_1", 9, std::nullopt},     {"Q2_K", 10, std::nullopt},
+    {"Q3_K", 11, std::nullopt},   {"Q4_K", 12, DType::kQ4_K},    {"Q5_K", 13, DType::kQ5_K},
+    {"Q6_K", 14, DType::kQ6_K},   {"Q8_K", 15, std::nullopt},    {"IQ2_XXS", 16, std::nullopt},
+    {"IQ2_XS", 17, std::nullopt}, {"IQ3_XXS", 18, std::nullopt}, {"IQ1_S", 19, std::nullopt},
+    {"IQ4_NL", 20, std::nullopt}, {"IQ3_S", 21, std::nullopt},   {"IQ2_S", 22, std::nullopt},
+    {"IQ4_XS", 23, std::nullopt}, {"I8", 24, std::nullopt},      {"I16", 25, std::nullopt},
+    {"I32", 26, std::nullopt},    {"I64", 27, std::nullopt},     {"F64", 28, std::nullopt},
+    {"IQ1_M", 29, std::nullopt},  {"BF16", 30, DType::kBf16},    {"TQ1_0", 34, std::nullopt},
+    {"TQ2_0", 35, std::nullopt},  {"MXFP4", 39, std::nullopt},
 };
 
 std::string SupportedTypes() {

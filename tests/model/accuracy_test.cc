@@ -31,7 +31,7 @@ json LoadGolden() {
 class AccuracyTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    const char* path = std::getenv("TESSERA_MODEL");
+    const char* path = std::getenv("TESSERA_MODEL");  // NOLINT(concurrency-mt-unsafe)
     if (path == nullptr) return;
     const auto start = std::chrono::steady_clock::now();
     const auto file = GgufFile::Open(path);

@@ -42,10 +42,11 @@ void Float64Llama::Rotate(int position, double* head) const {
     double angle = position * std::pow(config_.rope_base, -2.0 * i / config_.rope_dim);
     angle /= double{config_.rope_factor};
     if (divisors != tensors_.end()) angle /= double{divisors->second[i]};
-    const double a = head[2 * i];
-    const double b = head[2 * i + 1];
-    head[2 * i] = a * std::cos(angle) - b * std::sin(angle);
-    head[2 * i + 1] = a * std::sin(angle) + b * std::cos(angle);
+    double* const pair = head + int64_t{2} * i;
+    const double a = pair[0];
+    const double b = pair[1];
+    pair[0] = a * std::cos(angle) - b * std::sin(angle);
+    pair[1] = a * std::sin(angle) + b * std::cos(angle);
   }
 }
 

@@ -196,7 +196,7 @@ std::string SampleFile(uint32_t version = 3, uint32_t alignment = 32) {
   writer.Add("integers", integers);
   const std::vector<float> floats = {1.5f, -2.0f};
   writer.Add("floats", floats);
-  std::string rows(4 * 8 * sizeof(float), '\0');
+  std::string rows(128, '\0');
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<char>(i);
   writer.AddTensor("matrix", DType::kF32, {8, 4}, rows);
   writer.AddTensor("odd", DType::kF16, {3}, "abcdef");
@@ -254,7 +254,7 @@ void ExpectSampleTensors(const GgufFile& file) {
   ASSERT_NE(matrix, nullptr);
   EXPECT_EQ(matrix->cols(), 8);
   EXPECT_EQ(matrix->rows(), 4);
-  std::vector<std::byte> rows(2 * 32);
+  std::vector<std::byte> rows(64);
   ASSERT_TRUE(file.ReadRows(*matrix, 1, 2, rows.data()).ok());
   EXPECT_EQ(static_cast<int>(rows.front()), 32);
   EXPECT_EQ(static_cast<int>(rows.back()), 95);

@@ -180,6 +180,7 @@ std::vector<JobOutput> RunJobs(Executor* executor, const std::vector<Job>& jobs,
     CHECK(tokens.empty()) << tokens.size() << " results that nobody asked for";
   }
   std::vector<JobOutput> outputs;
+  outputs.reserve(running.size());
   for (const RunningJob& job : running) outputs.push_back(job.output());
   return outputs;
 }

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "kernels/dequantize.h"
 #include "tests/support/gguf_writer.h"
@@ -161,7 +162,7 @@ class TinyModelWriter {
     std::vector<std::string> merge_lines;
     for (const auto& [left, right] : merges) {
       tokens.push_back(left + right);
-      merge_lines.push_back(left + " " + right);
+      merge_lines.push_back(absl::StrCat(left, " ", right));
     }
     types.resize(tokens.size(), kNormal);
     while (tokens.size() < static_cast<size_t>(options_.vocab_size)) {
