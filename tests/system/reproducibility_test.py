@@ -14,6 +14,7 @@ from harness import BIN, Daemon, request, run_at_once
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "reproducibility.json"
 NUM_REQUESTS = 64
+GROWING = 180  # tokens: a sequence that grows over several pages, so that a small pool must preempt
 NUM_PORTABLE_REQUESTS = 2  # the portable path is plain loops: a few short ones prove it
 
 PROMPTS = [
@@ -43,8 +44,8 @@ def make_requests():
                           top_k=rng.choice([0, 5, 40]), min_p=rng.choice([0.0, 0.05]))
         if i % 5 == 1:
             fields.update(repetition_penalty=1.2, frequency_penalty=0.3, presence_penalty=0.1)
-        if i % 8 == 5:  # grows over several pages: a small pool must preempt
-            fields.update(max_tokens=180, ignore_eos=True)
+        if i % 8 == 5:
+            fields.update(max_tokens=GROWING, ignore_eos=True)
         if i % 7 == 2:
             fields["prompt_logprobs"] = 2
         requests.append(request(prompt, **fields))
@@ -116,9 +117,14 @@ class ReproducibilityTest(unittest.TestCase):
             self.assertGreater(steps, 2 * NUM_REQUESTS, f"{prompts} prompt tokens: no chunking")
 
     def test_small_pool_preempts(self):
-        with Daemon("--kv-blocks", 12, "--max-running", 32) as daemon:
-            self.all_at_once(daemon, "12 pages")
+        with Daemon("--kv-blocks", 8, "--max-running", 32) as daemon:
+            growing = [i for i, r in enumerate(self.requests) if r.stop.max_tokens >= GROWING]
+            responses = run_at_once([lambda i=i: daemon.generate(self.requests[i])
+                                     for i in growing])
             self.assertGreater(daemon.metric("vllm:num_preemptions_total"), 0)
+            for i, response in zip(growing, responses):
+                self.assertEqual(answer_bytes(response), self.alone[i], f"request {i}: 8 pages")
+            self.all_at_once(daemon, "8 pages")
 
     def test_every_isa_path(self):
         for isa in isa_paths():
