@@ -13,7 +13,8 @@ import urllib.parse
 import urllib.request
 
 import grpc
-from harness import BIN, Daemon, control_pb2, error_of, request, run_at_once, tessera
+from harness import (Daemon, control_pb2, error_of, generation_pb2_grpc, request, run_at_once,
+                     tessera)
 
 LONG = dict(max_tokens=1500, ignore_eos=True, temperature=0)
 
@@ -184,7 +185,11 @@ class SlowReaderTest(unittest.TestCase):
         with Daemon() as daemon:
             other = request("The sea", 64, ignore_eos=True, temperature=0)
             expected = list(daemon.generate(other).outputs[0].token_ids)
-            slow = [daemon.generation.GenerateStream(
+            # A client whose transport does not read megabytes ahead of its application.
+            channel = grpc.insecure_channel(daemon.target, options=[
+                ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536)])
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            slow = [stub.GenerateStream(
                 request(f"Slow {i}", max_tokens=7000, ignore_eos=True, logprobs=20, n=4))
                 for i in range(2)]
             for stream in slow:
@@ -196,6 +201,7 @@ class SlowReaderTest(unittest.TestCase):
             self.assertLess(self.resident_kib(daemon), memory + 20_000)
             for stream in slow:
                 stream.cancel()
+            channel.close()
             daemon.wait_until_idle()
 
     def wait_for_parked(self, daemon, timeout_s=120):
