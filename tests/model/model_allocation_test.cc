@@ -1,26 +1,11 @@
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <new>
-
 #include "base/check.h"
 #include "model/model_runner.h"
 #include "tests/model/step_harness.h"
+#include "tests/support/count_allocations.h"
 #include "tests/support/temp_file.h"
 #include "tests/support/tiny_model.h"
-
-namespace {
-int64_t num_allocations = 0;
-}
-
-void* operator new(size_t size) {
-  ++num_allocations;
-  void* const memory = std::malloc(size);
-  if (memory == nullptr) std::abort();
-  return memory;
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace tessera {
 namespace {
@@ -75,9 +60,9 @@ TEST(ModelAllocationTest, ASteadyStateAllocatesNothing) {
   params.seed = 1;
   const auto run = [&](int step, int num_rows) {
     const StepDraft draft = MakeStep(tokens, params, step, num_rows);
-    const int64_t before = num_allocations;
+    const int64_t before = NumHeapAllocations();
     runner->Wait(runner->Launch(draft.Input()));
-    return num_allocations - before;
+    return NumHeapAllocations() - before;
   };
   EXPECT_GT(run(0, kPromptLength), 0) << "slots start; the kernels' scratch grows to its size";
   run(1, 1);
