@@ -114,14 +114,16 @@ class Daemon:
     def explain(self):
         return self.control.Explain(control_pb2.ExplainRequest(), timeout=10)
 
-    def wait_until_idle(self, timeout_s=30):
+    def wait_for(self, condition, timeout_s=30):
+        """Asks Explain until the condition holds of its answer, and returns that."""
         deadline = time.monotonic() + timeout_s
-        while True:
-            state = self.explain()
-            if state.num_running == 0 and state.num_waiting == 0:
-                return state
-            assert time.monotonic() < deadline, f"not idle: {state}"
+        while not condition(state := self.explain()):
+            assert time.monotonic() < deadline, f"still waiting: {state}"
             time.sleep(0.01)
+        return state
+
+    def wait_until_idle(self):
+        return self.wait_for(lambda state: state.num_running == 0 and state.num_waiting == 0)
 
 
 def request(prompt, max_tokens=16, **fields):

@@ -92,21 +92,16 @@ class LifecycleTest(unittest.TestCase):
             running = daemon.generation.GenerateStream(request("Count: 1 2 3", **LONG))
             next(running)  # decoding
             waiting = daemon.generation.GenerateStream(request("Waiting", **LONG))
-            self.wait_for(daemon, lambda s: s.num_waiting == 1)
+            daemon.wait_for(lambda s: s.num_waiting == 1)
             waiting.cancel()
-            self.wait_for(daemon, lambda s: s.num_waiting == 0)
+            daemon.wait_for(lambda s: s.num_waiting == 0)
             running.cancel()
             state = daemon.wait_until_idle()
             self.assertEqual(state.pages_used, 0)
             prefill = daemon.generation.GenerateStream(request([300] * 6000, max_tokens=4))
-            self.wait_for(daemon, lambda s: s.num_running == 1)
+            daemon.wait_for(lambda s: s.num_running == 1)
             prefill.cancel()
             self.assertEqual(daemon.wait_until_idle().pages_used, 0)
-
-    def wait_for(self, daemon, condition, timeout_s=30):
-        deadline = time.monotonic() + timeout_s
-        while not condition(state := daemon.explain()):
-            self.assertLess(time.monotonic(), deadline, state)
 
     def test_deadline_ends_a_running_request(self):
         with Daemon() as daemon:
@@ -118,7 +113,7 @@ class LifecycleTest(unittest.TestCase):
         with Daemon("--max-running", 1, "--max-waiting", 2) as daemon:
             streams = [daemon.generation.GenerateStream(request("a", **LONG)) for _ in range(3)]
             next(streams[0])
-            self.wait_for(daemon, lambda s: s.num_waiting == 2)
+            daemon.wait_for(lambda s: s.num_waiting == 2)
             with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as caught:
                 daemon.generate(request("a"))
             trailers = dict(caught[0].trailing_metadata())
@@ -141,7 +136,7 @@ class LifecycleTest(unittest.TestCase):
     def test_explain_answers_during_a_long_prefill(self):
         with Daemon("--max-context", 8192) as daemon:
             stream = daemon.generation.GenerateStream(request([300] * 4000, max_tokens=2))
-            self.wait_for(daemon, lambda s: s.num_running == 1)
+            daemon.wait_for(lambda s: s.num_running == 1)
             steps = []
             while True:
                 before = time.monotonic()
@@ -194,7 +189,8 @@ class SlowReaderTest(unittest.TestCase):
                 for i in range(2)]
             for stream in slow:
                 next(stream)
-            self.wait_for_parked(daemon)
+            daemon.wait_for(lambda state: any(
+                s.state == control_pb2.SequenceState.STATE_PARKED for s in state.sequences), timeout_s=120)
             memory = self.resident_kib(daemon)
             for _ in range(3):
                 self.assertEqual(list(daemon.generate(other).outputs[0].token_ids), expected)
@@ -203,13 +199,6 @@ class SlowReaderTest(unittest.TestCase):
                 stream.cancel()
             channel.close()
             daemon.wait_until_idle()
-
-    def wait_for_parked(self, daemon, timeout_s=120):
-        deadline = time.monotonic() + timeout_s
-        parked = control_pb2.SequenceState.STATE_PARKED
-        while not any(s.state == parked for s in daemon.explain().sequences):
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.05)
 
     def resident_kib(self, daemon):
         status = open(f"/proc/{daemon.process.pid}/status").read()
@@ -231,8 +220,7 @@ class PolicyTest(unittest.TestCase):
 
             flood = threading.Thread(target=run_at_once, args=([lambda: call("a")] * 24,))
             flood.start()
-            while daemon.explain().num_waiting < 12:
-                pass
+            daemon.wait_for(lambda state: state.num_waiting >= 12)
             run_at_once([lambda: call("b")] * 6)
             when_b_was_done = len(finished)
             flood.join()
@@ -252,8 +240,7 @@ class PolicyTest(unittest.TestCase):
             threads = [threading.Thread(target=flood) for _ in range(6)]
             for thread in threads:
                 thread.start()
-            while daemon.explain().num_waiting < 3:
-                pass
+            daemon.wait_for(lambda state: state.num_waiting >= 3)
             start = time.monotonic()
             daemon.generate(request("patient", 8, ignore_eos=True, priority=10))
             waited = time.monotonic() - start
