@@ -36,6 +36,8 @@ CpuSampler::~CpuSampler() = default;
 void CpuSampler::Run(const float* logits, int64_t vocab_size, std::span<const SampleRow> rows,
                      std::span<SampleResult> results) {
   CHECK_EQ(rows.size(), results.size());
+  // Of all, at once: who takes a row in some later call is chance.
+  for (auto& sampler : row_samplers_) sampler->Reserve(static_cast<size_t>(vocab_size));
   std::atomic<size_t> next_row{0};
   const auto take_rows = [&](int worker) {
     RowSampler& sampler = *row_samplers_[static_cast<size_t>(worker)];

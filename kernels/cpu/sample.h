@@ -13,8 +13,8 @@ namespace tessera {
 class RowSampler;
 
 // Backend::Sample on the CPU. Threads take whole rows, whose results do not depend on who takes
-// them. Scratch grows with the first call of a vocabulary's size; later calls allocate nothing. The
-// pool is not owned.
+// them. Every thread's scratch grows with the first call of a vocabulary's size; later calls
+// allocate nothing. The pool is not owned.
 class CpuSampler {
  public:
   // REQUIRES: IsSupported(isa), isa != kAuto.

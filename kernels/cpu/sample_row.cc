@@ -35,7 +35,7 @@ void Fail(SampleStatus status, SampleResult* result) {
 }  // namespace
 
 void RowSampler::Run(std::span<const float> logits, const SampleRow& row, SampleResult* result) {
-  Reserve(logits.size());
+  CHECK_EQ(scores_.size(), logits.size());
   const auto size = static_cast<int64_t>(logits.size());
   const ScanResult scan = kernels_.scan(logits.data(), size, block_max_.data());
   if (!scan.all_finite) return Fail(SampleStatus::kNonFiniteLogits, result);
@@ -63,6 +63,8 @@ void RowSampler::Reserve(size_t vocab_size) {
   ids_.resize(vocab_size);
   candidate_scores_.resize(vocab_size);
   masses_.resize(vocab_size);
+  ranked_.reserve(vocab_size);
+  selector_.Reserve(vocab_size);
 }
 
 TokenId RowSampler::Choose(std::span<const float> logits, float raw_max, const SampleRow& row) {

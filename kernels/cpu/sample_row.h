@@ -17,6 +17,10 @@ class RowSampler {
  public:
   explicit RowSampler(const SampleKernels* kernels) : kernels_(*kernels), selector_(kernels) {}
 
+  // Scratch for a vocabulary's size; allocates where the size is new.
+  void Reserve(size_t vocab_size);
+
+  // REQUIRES: logits.size() was reserved.
   void Run(std::span<const float> logits, const SampleRow& row, SampleResult* result);
 
  private:
@@ -43,7 +47,6 @@ class RowSampler {
     uint32_t words[16];
   };
 
-  void Reserve(size_t vocab_size);
   std::span<const TokenId> CandidateIds() const { return {ids_.data(), num_candidates_}; }
   std::span<const float> CandidateScores() const {
     return {candidate_scores_.data(), num_candidates_};

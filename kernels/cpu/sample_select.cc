@@ -37,16 +37,16 @@ size_t PrefixSelector::FindBucket(const Candidates& candidates, const BucketMap&
   return bucket;
 }
 
+void PrefixSelector::Reserve(size_t max_candidates) {
+  scores_.resize(max_candidates);
+  token_ids_.resize(max_candidates);
+  masses_.resize(max_candidates);
+}
+
 Candidates PrefixSelector::KeepBucket(const Candidates& candidates, const BucketMap& map,
                                       size_t bucket) {
-  const size_t size = candidates.scores.size();
-  if (scores_.size() < size) {
-    scores_.resize(size);
-    token_ids_.resize(size);
-    masses_.resize(size);
-  }
   size_t count = 0;
-  for (size_t i = 0; i < size; ++i) {
+  for (size_t i = 0; i < candidates.scores.size(); ++i) {
     const uint64_t mass = candidates.Mass(i);
     if (map(candidates.scores[i]) != bucket) continue;
     scores_[count] = candidates.scores[i];

@@ -38,8 +38,11 @@ class PrefixSelector {
  public:
   explicit PrefixSelector(const SampleKernels* kernels) : kernels_(*kernels) {}
 
+  // Scratch for so many candidates.
+  void Reserve(size_t max_candidates);
+
   // The shortest prefix whose masses add up to at least `target`. REQUIRES: 1 <= target <= the sum
-  // of the masses.
+  // of the masses; no more candidates than reserved.
   Cutoff Select(Candidates candidates, uint64_t target);
 
  private:
