@@ -31,8 +31,6 @@ Scheduler::Scheduler(const ExecutorLimits& limits, const SchedulerOptions& optio
       num_slots_(std::min({limits.max_running, limits.max_batch_tokens, limits.max_samples})),
       max_length_(static_cast<int>(
           std::min<int64_t>(limits.max_context, int64_t{limits.num_pages} * limits.page_tokens))),
-      max_chunk_(options.max_prefill_chunk > 0 ? options.max_prefill_chunk
-                                               : std::max(1, limits.max_batch_tokens / 2)),
       cache_(limits.num_pages, limits.page_tokens),
       waiting_(&ledger_),
       free_slots_(num_slots_),

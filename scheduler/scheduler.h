@@ -14,6 +14,7 @@
 #include "scheduler/request.h"
 #include "scheduler/snapshot.h"
 #include "scheduler/step_plan.h"
+#include "scheduler/step_time_model.h"
 #include "scheduler/tenant_ledger.h"
 #include "scheduler/waiting_queue.h"
 
@@ -25,7 +26,9 @@ struct SchedulerOptions {
   int64_t max_waiting_prompt_tokens = 1 << 20;
 
   bool prefix_cache = true;
-  int max_prefill_chunk = 0;     // rows of one prompt a step while others want some; 0: half of all
+  // Rows of one prompt a step while others want some; 0: half of what decoding leaves.
+  int max_prefill_chunk = 0;
+  TimeNs target_step_time = 0;   // of steps that also decode (see LimitPrefillRows); 0: none
   int max_partial_prefills = 4;  // prompts that may be half computed at once
   int max_bypasses = 8;          // admissions past a request that does not fit yet
   int max_preemptions = 3;       // of one sequence, then it gives way only to older such ones
@@ -133,13 +136,15 @@ class Scheduler {
   void BeginStep(TimeNs now);
   void ExpireDeadlines(std::vector<TokenEvent>* events);
   void PlanDecodes();
+  void LimitPrefillRows();
+  int NumRowsWithin(TimeNs limit, const StepWork& decodes) const;
   void PlanPrefills();
   void GiveLeftoverRows();
   void PlanRows(Sequence* sequence, int max_rows);
   int RowsWithinSamples(const Sequence& sequence, int num_rows) const;
   void AddToPlan(Sequence* sequence, int num_rows);
   bool ReserveNextPage(Sequence* sequence);
-  int rows_left() const { return limits_.max_batch_tokens - plan_.num_tokens; }
+  int rows_left() const { return row_limit_ - plan_.num_tokens; }
 
   // scheduler_preempt.cc: who gives way.
   bool PreemptFor(const Sequence& beneficiary);
@@ -198,7 +203,6 @@ class Scheduler {
   const SchedulerOptions options_;
   const int num_slots_;   // sequences that may run at once
   const int max_length_;  // tokens a sequence may reach: the context or the whole pool
-  const int max_chunk_;   // rows of one prompt a step while others want some
 
   PageCache cache_;
   TenantLedger ledger_;
@@ -211,7 +215,10 @@ class Scheduler {
   std::vector<RequestState*> ended_;  // to be forgotten once nothing is in flight
   std::vector<int32_t> free_slots_;
 
+  StepTimeModel step_time_;
   StepPlan plan_;
+  int row_limit_ = 0;    // rows of this step at most
+  int chunk_limit_ = 0;  // and of one prompt while others want some
   uint64_t step_ = 0;
   TimeNs now_ = 0;  // of the last Plan
   bool in_flight_ = false;

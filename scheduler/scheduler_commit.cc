@@ -33,6 +33,7 @@ void Scheduler::Commit(const StepResult& result, TimeNs now, std::vector<TokenEv
   CHECK(in_flight_) << "no step is in flight";
   CHECK_EQ(static_cast<int>(result.tokens.size()), plan_.num_samples);
   in_flight_ = false;
+  step_time_.Observe(plan_.work(), now - now_);
   cache_.ReleaseCopySources();
   Samples samples = result.tokens;
   for (const PlannedSequence& planned : plan_.sequences) {

@@ -6,6 +6,8 @@
 namespace tessera {
 namespace {
 
+constexpr int kMinPrefillRows = 16;
+
 // Sequences that sample from the last row of this one: at the fork, all of the request.
 int NumSamplers(const Sequence& sequence) {
   return sequence.owner->forked ? 1 : sequence.owner->num_live;
@@ -32,6 +34,7 @@ const StepPlan& Scheduler::Plan(TimeNs now, std::vector<TokenEvent>* events) {
   ExpireDeadlines(events);
   PreemptForWaiting();
   PlanDecodes();
+  LimitPrefillRows();
   PlanPrefills();
   AdmitWaiting();
   GiveLeftoverRows();
@@ -47,6 +50,7 @@ void Scheduler::BeginStep(TimeNs now) {
   plan_.slot_starts.clear();
   plan_.page_copies.clear();
   plan_.num_tokens = plan_.num_prefill_tokens = plan_.num_samples = 0;
+  row_limit_ = chunk_limit_ = limits_.max_batch_tokens;
   pages_ran_out_ = false;
 }
 
@@ -66,13 +70,46 @@ void Scheduler::PlanDecodes() {
   DropDeparted();
 }
 
+// Where sequences decode, prompts get the rows that the target time leaves. They move on at any
+// rate: a step may take twice as long as its decodes need, and kMinPrefillRows are always allowed.
+void Scheduler::LimitPrefillRows() {
+  const int num_decodes = plan_.num_tokens;
+  int num_rows = limits_.max_batch_tokens - num_decodes;
+  if (options_.target_step_time > 0 && num_decodes > 0 && step_time_.is_ready()) {
+    const StepWork decodes = plan_.work();
+    const TimeNs limit = std::max(options_.target_step_time, 2 * step_time_.Predict(decodes));
+    num_rows = std::min(num_rows, std::max(kMinPrefillRows, NumRowsWithin(limit, decodes)));
+  }
+  row_limit_ = num_decodes + num_rows;
+  const bool is_chunk_given = options_.max_prefill_chunk > 0;
+  chunk_limit_ = is_chunk_given ? options_.max_prefill_chunk : std::max(1, num_rows / 2);
+}
+
+// Rows of the prompt that is furthest, and so dearest, with which a step stays within `limit`.
+int Scheduler::NumRowsWithin(TimeNs limit, const StepWork& decodes) const {
+  int depth = 0;
+  for (const Sequence* const sequence : running_) {
+    const bool is_prefill = !sequence->parked && sequence->num_lacking() > 0;
+    if (is_prefill) depth = std::max(depth, sequence->scheduled);
+  }
+  int num_rows = 0;
+  int too_many = limits_.max_batch_tokens + 1;
+  while (too_many - num_rows > 1) {
+    const int middle = num_rows + (too_many - num_rows) / 2;
+    StepWork work = decodes;
+    work.AddRows(depth, middle);
+    (step_time_.Predict(work) <= limit ? num_rows : too_many) = middle;
+  }
+  return num_rows;
+}
+
 // Every half-computed prompt gets a part of the rows, so that a short one need not wait for a long
 // one; what is left over goes to the first of them later.
 void Scheduler::PlanPrefills() {
   num_partial_ = 0;
   for (Sequence* const sequence : running_) {
     if (sequence->parked || sequence->num_lacking() == 0) continue;
-    PlanRows(sequence, max_chunk_);
+    PlanRows(sequence, chunk_limit_);
     if (sequence->num_lacking() > 0) ++num_partial_;
   }
 }

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "scheduler/sequence.h"
+#include "scheduler/step_time_model.h"
 
 namespace tessera {
 
@@ -27,6 +28,12 @@ struct StepPlan {
   int num_samples = 0;         // sampled and scored rows
 
   bool empty() const { return sequences.empty(); }
+  StepWork work() const {
+    StepWork work;
+    for (const PlannedSequence& planned : sequences)
+      work.AddRows(planned.first, planned.num_tokens);
+    return work;
+  }
 };
 
 }  // namespace tessera

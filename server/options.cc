@@ -92,6 +92,10 @@ void AddSchedulingOptions(CLI::App* app, ServerOptions* options, RawOptions* raw
   OptionGroup group(app, "Scheduling and limits");
   group.Add("max-batch-tokens", &options->max_batch_tokens, "tokens a step computes at most")
       ->check(CLI::Range(1, 1 << 20));
+  group
+      .Add("target-itl-ms", &options->target_itl_ms,
+           "inter-token latency to keep beside prompts, where twice the usual is less; 0: any")
+      ->check(CLI::Range(0.0, 1e6));
   group.Add("max-running", &options->max_running, "sequences that run at once at most")
       ->check(CLI::Range(1, 1 << 16));
   group.Add("max-waiting", &options->max_waiting, "requests that wait at most")

@@ -62,6 +62,7 @@ absl::Status Server::StartEngine() {
   engine_options.scheduler.max_waiting_requests = options_.max_waiting;
   engine_options.scheduler.max_waiting_prompt_tokens = options_.max_waiting_prompt_tokens;
   engine_options.scheduler.prefix_cache = options_.prefix_cache;
+  engine_options.scheduler.target_step_time = static_cast<TimeNs>(options_.target_itl_ms * 1e6);
   engine_options.observer = &metrics_;
   ASSIGN_OR_RETURN(engine_, Engine::Start(engine_options, parts_.executor));
 

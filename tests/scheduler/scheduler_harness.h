@@ -36,6 +36,7 @@ class SchedulerHarness {
     num_page_copies += static_cast<int>(plan.page_copies.size());
     if (!plan.empty()) {
       const StepTicket ticket = executor_.Launch(builder_.Build(plan));
+      now += plan.num_tokens * ns_per_row;
       scheduler.Commit(executor_.Wait(ticket), now, &events);
     }
     scheduler.CheckInvariants();
@@ -83,6 +84,7 @@ class SchedulerHarness {
 
   Scheduler scheduler;
   TimeNs now = 0;
+  TimeNs ns_per_row = 0;  // what a step takes
   std::vector<TokenEvent> events;
   std::vector<TokenEvent> heard;
   std::map<SequenceId, std::vector<TokenId>> outputs;

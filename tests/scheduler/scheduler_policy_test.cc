@@ -233,5 +233,44 @@ TEST(SchedulerPolicy, ExplainsWhoWaitsForWhat) {
   EXPECT_EQ(harness.Explain(5).position_in_queue, 2);
 }
 
+// A row takes 1 ms. Beside one decoding sequence a prompt gets what 40 ms leave; alone, all rows.
+TEST(SchedulerPolicy, APromptLeavesDecodingItsTargetTime) {
+  ExecutorLimits limits = SmallLimits();
+  limits.num_pages = 512;
+  limits.max_batch_tokens = 100;
+  limits.max_context = 1024;
+  SchedulerOptions options;
+  options.target_step_time = 40'000'000;
+  SchedulerHarness harness(limits, options);
+  harness.ns_per_row = 1'000'000;
+  harness.scheduler.Add(MakeRequest(1, 2, 40), 0);
+  for (int i = 0; i < 10; ++i) harness.Step();  // the model learns
+  harness.scheduler.Add(MakeRequest(2, 600, 1), harness.now);
+  for (int i = 0; i < 10; ++i) harness.Step();
+  const TimeNs before = harness.now;
+  EXPECT_EQ(harness.Step().substr(0, 6), "1:1 2:");
+  EXPECT_NEAR(static_cast<double>(harness.now - before), 40e6, 4e6);
+  harness.scheduler.Cancel(1, FinishReason::kCancelled, harness.now, &harness.events);
+  EXPECT_EQ(harness.Step(), "2:100");
+}
+
+// Two such steps would take 60 ms: the prompts would never start if the target were all.
+TEST(SchedulerPolicy, APromptMovesOnThoughDecodingAloneMissesTheTarget) {
+  ExecutorLimits limits = SmallLimits();
+  limits.num_pages = 512;
+  limits.max_batch_tokens = 100;
+  limits.max_context = 1024;
+  SchedulerOptions options;
+  options.target_step_time = 1;
+  SchedulerHarness harness(limits, options);
+  harness.ns_per_row = 10'000'000;
+  for (RequestId id = 1; id <= 6; ++id) harness.scheduler.Add(MakeRequest(id, 2, 40), 0);
+  for (int i = 0; i < 10; ++i) harness.Step();
+  harness.scheduler.Add(MakeRequest(7, 64, 1), harness.now);
+  EXPECT_EQ(harness.Step(), "1:1 2:1 3:1 4:1 5:1 6:1 7:16");
+  while (harness.finish(7) == FinishReason::kNone) harness.Step();
+  EXPECT_EQ(harness.outputs[std::make_pair(RequestId{1}, 0)].size(), 14u);
+}
+
 }  // namespace
 }  // namespace tessera

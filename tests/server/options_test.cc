@@ -46,6 +46,8 @@ TEST(OptionsTest, DefaultsAndFlags) {
                                             "portable",
                                             "--max-batch-tokens",
                                             "16",
+                                            "--target-itl-ms",
+                                            "12.5",
                                             "--max-running",
                                             "3",
                                             "--max-waiting",
@@ -72,6 +74,7 @@ TEST(OptionsTest, DefaultsAndFlags) {
   EXPECT_EQ(options.num_threads, 2);
   EXPECT_EQ(options.cpu_isa, "portable");
   EXPECT_EQ(options.max_batch_tokens, 16);
+  EXPECT_EQ(options.target_itl_ms, 12.5);
   EXPECT_EQ(options.max_running, 3);
   EXPECT_EQ(options.max_waiting, 4);
   EXPECT_EQ(options.num_kv_pages, 5);
@@ -136,10 +139,10 @@ TEST(OptionsTest, HelpNamesEveryFixedFlagAndExitsWithZero) {
   const auto parsed = Parse({"--help"});
   const std::string help = testing::internal::GetCapturedStdout();
   EXPECT_EQ(std::get<int>(parsed), 0);
-  for (const char* flag :
-       {"--model", "--listen", "--metrics-listen", "--announce", "--threads", "--cpu-isa",
-        "--max-batch-tokens", "--max-running", "--max-waiting", "--kv-blocks", "--max-context",
-        "--no-prefix-cache", "--served-model-name", "--device", "--trust-tenant-metadata"}) {
+  for (const char* flag : {"--model", "--listen", "--metrics-listen", "--announce", "--threads",
+                           "--cpu-isa", "--max-batch-tokens", "--target-itl-ms", "--max-running",
+                           "--max-waiting", "--kv-blocks", "--max-context", "--no-prefix-cache",
+                           "--served-model-name", "--device", "--trust-tenant-metadata"}) {
     EXPECT_THAT(help, HasSubstr(flag));
   }
 }

@@ -98,6 +98,7 @@ void Simulation::Step() {
   totals_.num_page_copies += static_cast<int64_t>(plan.page_copies.size());
   const StepTicket ticket = executor_.Launch(builder_.Build(plan));
   if (random_.OneIn(world_.disturbed_one_in)) Disturb();
+  now_ += random_.Between(0, 5) * kMillisecond;
   scheduler_.Commit(executor_.Wait(ticket), now_, &events_);
   scheduler_.CheckInvariants();
   Hear();
