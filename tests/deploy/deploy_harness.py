@@ -1,6 +1,8 @@
-"""What the deployment tests share: a tiny random model behind the real daemon, and PromQL names."""
+"""What the deployment tests share: a tiny random model behind the real daemon, a real Prometheus, and
+the dashboard's queries."""
 
 import atexit
+import json
 import os
 import pathlib
 import re
@@ -8,6 +10,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("TESSERA_BIN", ROOT / "build/release/bin"))
@@ -39,3 +47,91 @@ def samples(daemon):
     """The (name, labels) pairs that the daemon's /metrics has."""
     lines = re.findall(r"^([\w:]+)(?:\{(.*)\})? \S+$", daemon.http("/metrics"), re.MULTILINE)
     return [(name, dict(re.findall(r'(\w+)="([^"]*)"', labels))) for name, labels in lines]
+
+
+def ended(process, timeout_s=30):
+    """Waits for a process that was told to end; kills it if it does not."""
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+def wait_until(condition, what, timeout_s=30):
+    """Polls until the condition gives something true, and returns that."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"still waiting for {what}"
+        time.sleep(0.05)
+    return value
+
+
+class Prometheus:
+    """A real Prometheus with deploy/prometheus/prometheus.yml: its rules as they are, every second."""
+
+    SCRAPE_S = 1
+
+    def __init__(self, targets):
+        self.folder = tempfile.TemporaryDirectory(prefix="tessera-prometheus-")
+        config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+        config["global"] = {name: f"{self.SCRAPE_S}s" for name in config["global"]}
+        config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]
+        config["scrape_configs"][0]["static_configs"] = [{"targets": targets}]
+        path = pathlib.Path(self.folder.name)
+        (path / "prometheus.yml").write_text(yaml.safe_dump(config))
+        self.log_path = path / "log"
+        with open(self.log_path, "w") as log:
+            self.process = subprocess.Popen(
+                ["prometheus", f"--config.file={path}/prometheus.yml", f"--storage.tsdb.path={path}/data",
+                 "--web.listen-address=127.0.0.1:0"], stdout=log, stderr=log)
+
+    def __enter__(self):
+        found = wait_until(lambda: re.search(r"address=(127\.0\.0\.1:[1-9]\d*)", self.log()),
+                           "Prometheus to listen")
+        self.address = found[1]
+        wait_until(lambda: self.query("up"), "the first scrape")
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        ended(self.process)
+        self.folder.cleanup()
+
+    def log(self):
+        assert self.process.poll() is None, self.log_path.read_text()
+        return self.log_path.read_text()
+
+    def get(self, path, **parameters):
+        url = f"http://{self.address}/api/v1/{path}?" + urllib.parse.urlencode(parameters)
+        try:
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                return json.load(reply)["data"]["result"]
+        except urllib.error.HTTPError as error:
+            if error.code == 503:  # it has not read its own log yet
+                return []
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from error
+
+    def query(self, expression):
+        return self.get("query", query=expression)
+
+    def query_range(self, expression, start, end, step_s=1):
+        """[(labels, [(time, value)])] without the values that are not numbers."""
+        series = self.get("query_range", query=expression, start=start, end=end, step=step_s)
+        return [(s["metric"], [(t, float(v)) for t, v in s["values"] if v not in ("NaN", "+Inf", "-Inf")])
+                for s in series]
+
+
+class Dashboard:
+    """deploy/grafana/tessera.json, with the variables of its queries filled in as Grafana does."""
+
+    def __init__(self, rate_interval_s=4 * Prometheus.SCRAPE_S):
+        self.json = json.loads((DEPLOY / "grafana/tessera.json").read_text())
+        self.panels = [panel for panel in self.json["panels"] if panel["type"] != "row"]
+        self.variables = {"$__rate_interval": f"{rate_interval_s}s", "$instance": ".*", "$model": ".*"}
+
+    def fill_in(self, expression):
+        for name, value in self.variables.items():
+            expression = expression.replace(name, value)
+        return expression
