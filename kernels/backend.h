@@ -13,9 +13,11 @@
 // What a model asks of a device. CPU and CUDA are both classes behind `Backend`, so that one
 // process can hold several and one test body compares each with the reference.
 //
-// Activations are fp32 on the CPU. Shapes are row-major, the last dimension contiguous. "Row" is
-// one token of one sequence. Every op obeys docs/numerics.md: what it writes for a row depends on
-// that row alone, bit for bit, however many rows share the call.
+// Activations (`void*`) are in the backend's own type: fp32 on the CPU, 16 bits on CUDA; the
+// residual stream and the logits are fp32 everywhere. Shapes are row-major, the last dimension
+// contiguous, strides count elements. "Row" is one token of one sequence. Every op obeys
+// docs/numerics.md: what it writes for a row depends on that row alone, bit for bit, however many
+// rows share the call.
 
 namespace tessera {
 
@@ -94,9 +96,16 @@ struct SequenceBatch {
   int num_rows() const { return query_starts.back(); }
 };
 
+// The rows of one step.
+struct StepRows {
+  std::span<const TokenId> tokens;  // [batch->num_rows()]
+  const SequenceBatch* batch = nullptr;
+  std::span<const int32_t> selected;  // rows whose logits are wanted
+};
+
 // Rotates q in place, rotates k and appends k and v to their pages, rounded once.
 struct RopeStoreKvParams {
-  float* qkv = nullptr;  // [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]: q, k, v
+  void* qkv = nullptr;  // [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]: q, k, v
   int num_heads = 0;
   KvSpec spec;
   std::byte* pages = nullptr;  // one layer's pages, Backend::KvPageBytes(spec) apart
@@ -110,10 +119,10 @@ struct RopeStoreKvParams {
 // Attention of a ragged batch over one layer's pages, which already hold this step's keys and
 // values.
 struct AttentionParams {
-  const float* q = nullptr;  // row r's queries start at q + r * q_stride; [num_heads, head_dim]
-  int64_t q_stride = 0;      // floats
-  float* out = nullptr;      // [num_rows, num_heads, head_dim]
-  int num_heads = 0;         // a multiple of spec.num_kv_heads (GQA)
+  const void* q = nullptr;  // row r's queries start at element r * q_stride; [num_heads, head_dim]
+  int64_t q_stride = 0;
+  void* out = nullptr;  // [num_rows, num_heads, head_dim]
+  int num_heads = 0;    // a multiple of spec.num_kv_heads (GQA)
   KvSpec spec;
   const std::byte* pages = nullptr;
   const SequenceBatch* batch = nullptr;
@@ -171,6 +180,13 @@ class Backend {
   virtual DeviceBuffer Allocate(size_t size_bytes) = 0;  // zeroed
   virtual void Synchronize() = 0;
 
+  virtual size_t activation_bytes() const = 0;  // of one element
+  // Between host and device memory; host memory may be reused when the call returns, and what was
+  // downloaded is there after Synchronize.
+  virtual void Upload(const void* host, size_t size_bytes, void* device) = 0;
+  virtual void Download(const void* device, size_t size_bytes, void* host) = 0;
+  virtual void Zero(void* device, size_t size_bytes) = 0;
+
   // Weights, at load. PackRows takes `num_rows` rows in `type`'s file format, RowBytes(type, cols)
   // apart, to become rows [first_row, first_row + num_rows). Each row is packed once, in any order.
   virtual std::unique_ptr<PackedWeight> NewWeight(DType type, int64_t rows, int64_t cols) = 0;
@@ -179,30 +195,36 @@ class Backend {
 
   virtual size_t KvPageBytes(const KvSpec& spec) const = 0;
 
+  // Announces what the calls of the next step are given: spans and batch stay as they are until the
+  // next BeginStep, so that a device can take them over in one copy.
+  virtual void BeginStep(const StepRows& step) = 0;
+
   // out[r] = table row tokens[r], dequantised. out: [tokens.size(), table.cols].
   virtual void Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) = 0;
 
   // out[r] = x[r] / rms(x[r]) * weight. x, out: [num_rows, dim].
   virtual void RmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows,
-                       int64_t dim, float* out) = 0;
+                       int64_t dim, void* out) = 0;
   // residual += x, then out = RmsNorm(residual).
-  virtual void AddRmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows,
-                          int64_t dim, float* residual, float* out) = 0;
+  virtual void AddRmsNorm(const void* x, const float* weight, float epsilon, int64_t num_rows,
+                          int64_t dim, float* residual, void* out) = 0;
 
   // out[r] = the weights' products with x[r], side by side: [num_rows, sum of rows()]. All weights
   // have the same cols; types may differ.
-  virtual void Linear(const float* x, int64_t num_rows,
-                      std::span<const PackedWeight* const> weights, float* out) = 0;
+  virtual void Linear(const void* x, int64_t num_rows, std::span<const PackedWeight* const> weights,
+                      void* out) = 0;
+  // The same of one weight, in fp32: [num_rows, weight.rows()].
+  virtual void Logits(const void* x, int64_t num_rows, const PackedWeight& weight, float* out) = 0;
 
   virtual void RopeStoreKv(const RopeStoreKvParams& params) = 0;
   virtual void Attention(const AttentionParams& params) = 0;
 
   // out = silu(gate) * up. gate_up: [num_rows, 2 * dim], gate first. out: [num_rows, dim].
-  virtual void SwiGlu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) = 0;
+  virtual void SwiGlu(const void* gate_up, int64_t num_rows, int64_t dim, void* out) = 0;
 
-  // out[i] = x[rows[i]]. x: [*, dim]; out: [rows.size(), dim].
-  virtual void GatherRows(const float* x, std::span<const int32_t> rows, int64_t dim,
-                          float* out) = 0;
+  // out[i] = x[rows[i]], rows of `row_bytes`.
+  virtual void GatherRows(const void* x, std::span<const int32_t> rows, size_t row_bytes,
+                          void* out) = 0;
 
   // Copies the first num_tokens tokens of page `from` to page `to`, in one layer's pages.
   virtual void CopyPage(const KvSpec& spec, std::byte* pages, int32_t from, int32_t to,

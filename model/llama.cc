@@ -1,7 +1,6 @@
 #include "model/llama.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -13,6 +12,17 @@ namespace {
 
 DeviceBuffer AllocateFloats(Backend* backend, int64_t rows, int64_t cols) {
   return backend->Allocate(static_cast<size_t>(rows * cols) * sizeof(float));
+}
+
+DeviceBuffer AllocateActivations(Backend* backend, int64_t rows, int64_t cols) {
+  return backend->Allocate(static_cast<size_t>(rows * cols) * backend->activation_bytes());
+}
+
+DeviceBuffer UploadFloats(Backend* backend, const std::vector<float>& values) {
+  const size_t size_bytes = values.size() * sizeof(float);
+  DeviceBuffer buffer = backend->Allocate(size_bytes);
+  backend->Upload(values.data(), size_bytes, buffer.As<void>());
+  return buffer;
 }
 
 // Linear scaling divides every pair's frequency; Llama 3's comes with the weights.
@@ -35,34 +45,42 @@ Llama::Llama(Backend* backend, const ModelConfig& config, ModelWeights weights,
   const int64_t rows = limits.max_rows;
   const int64_t selected = limits.max_selected;
   const int64_t rows_or_selected = std::max(rows, selected);
-  rope_cos_ = AllocateFloats(backend, limits.max_context, config.rope_dim / 2);
-  rope_sin_ = AllocateFloats(backend, limits.max_context, config.rope_dim / 2);
-  const std::vector<float> divisors = RopeDivisors(config, weights_);
-  BuildRopeTables({.rope_dim = config.rope_dim, .theta = config.rope_base, .divisors = divisors},
-                  limits.max_context, rope_cos_.As<float>(), rope_sin_.As<float>());
+  BuildRope(limits.max_context);
   residual_ = AllocateFloats(backend, rows, config.hidden_dim);
-  normed_ = AllocateFloats(backend, rows_or_selected, config.hidden_dim);
-  qkv_ = AllocateFloats(backend, rows, qkv_dim_);
-  attended_ = AllocateFloats(backend, rows, attention_dim_);
-  projected_ = AllocateFloats(backend, rows_or_selected, config.hidden_dim);
-  gate_up_ = AllocateFloats(backend, rows_or_selected, int64_t{2} * config.ffn_dim);
-  activated_ = AllocateFloats(backend, rows_or_selected, config.ffn_dim);
-  selected_attended_ = AllocateFloats(backend, selected, attention_dim_);
+  normed_ = AllocateActivations(backend, rows_or_selected, config.hidden_dim);
+  qkv_ = AllocateActivations(backend, rows, qkv_dim_);
+  attended_ = AllocateActivations(backend, rows, attention_dim_);
+  projected_ = AllocateActivations(backend, rows_or_selected, config.hidden_dim);
+  gate_up_ = AllocateActivations(backend, rows_or_selected, int64_t{2} * config.ffn_dim);
+  activated_ = AllocateActivations(backend, rows_or_selected, config.ffn_dim);
+  selected_attended_ = AllocateActivations(backend, selected, attention_dim_);
   selected_residual_ = AllocateFloats(backend, selected, config.hidden_dim);
   logits_ = AllocateFloats(backend, kLogitsRows, config.vocab_size);
   row_faults_ = backend->Allocate(static_cast<size_t>(rows));
+  host_row_faults_.resize(static_cast<size_t>(rows));
+}
+
+void Llama::BuildRope(int max_context) {
+  const std::vector<float> divisors = RopeDivisors(config_, weights_);
+  std::vector<float> cosines(static_cast<size_t>(max_context) * config_.rope_dim / 2);
+  std::vector<float> sines(cosines.size());
+  BuildRopeTables({.rope_dim = config_.rope_dim, .theta = config_.rope_base, .divisors = divisors},
+                  max_context, cosines.data(), sines.data());
+  rope_cos_ = UploadFloats(&backend_, cosines);
+  rope_sin_ = UploadFloats(&backend_, sines);
 }
 
 void Llama::Forward(std::span<const TokenId> tokens, const SequenceBatch& batch,
                     std::span<const int32_t> selected_rows, KvCache* cache) {
   num_rows_ = batch.num_rows();
-  std::memset(row_faults_.As<uint8_t>(), 0, static_cast<size_t>(num_rows_));
+  backend_.BeginStep({.tokens = tokens, .batch = &batch, .selected = selected_rows});
+  backend_.Zero(row_faults_.As<void>(), static_cast<size_t>(num_rows_));
   const auto& layers = weights_.layers;
   const int last = config_.num_layers - 1;
 
   backend_.Embed(*weights_.token_embedding, tokens, residual_.As<float>());
   backend_.RmsNorm(residual_.As<float>(), layers[0].attention_norm.As<float>(),
-                   config_.norm_epsilon, num_rows_, config_.hidden_dim, normed_.As<float>());
+                   config_.norm_epsilon, num_rows_, config_.hidden_dim, normed_.As<void>());
   for (int i = 0; i < last; ++i) {
     StoreKeysAndValues(i, batch, cache);
     Attend(i, batch, *cache);
@@ -70,12 +88,16 @@ void Llama::Forward(std::span<const TokenId> tokens, const SequenceBatch& batch,
   }
 
   StoreKeysAndValues(last, batch, cache);
+  backend_.Download(row_faults_.As<void>(), static_cast<size_t>(num_rows_),
+                    host_row_faults_.data());
   if (selected_rows.empty()) return;
   Attend(last, batch, *cache);
-  backend_.GatherRows(attended_.As<float>(), selected_rows, attention_dim_,
-                      selected_attended_.As<float>());
-  backend_.GatherRows(residual_.As<float>(), selected_rows, config_.hidden_dim,
-                      selected_residual_.As<float>());
+  backend_.GatherRows(attended_.As<void>(), selected_rows,
+                      static_cast<size_t>(attention_dim_) * backend_.activation_bytes(),
+                      selected_attended_.As<void>());
+  backend_.GatherRows(residual_.As<void>(), selected_rows,
+                      static_cast<size_t>(config_.hidden_dim) * sizeof(float),
+                      selected_residual_.As<void>());
   FinishLayer(layers[last], static_cast<int64_t>(selected_rows.size()), selected_attended_,
               selected_residual_, weights_.output_norm);
 }
@@ -83,8 +105,8 @@ void Llama::Forward(std::span<const TokenId> tokens, const SequenceBatch& batch,
 void Llama::StoreKeysAndValues(int layer_index, const SequenceBatch& batch, KvCache* cache) {
   const LayerWeights& layer = weights_.layers[layer_index];
   const PackedWeight* const qkv[] = {layer.q.get(), layer.k.get(), layer.v.get()};
-  backend_.Linear(normed_.As<float>(), num_rows_, qkv, qkv_.As<float>());
-  backend_.RopeStoreKv({.qkv = qkv_.As<float>(),
+  backend_.Linear(normed_.As<void>(), num_rows_, qkv, qkv_.As<void>());
+  backend_.RopeStoreKv({.qkv = qkv_.As<void>(),
                         .num_heads = config_.num_heads,
                         .spec = cache->spec(),
                         .pages = cache->layer(layer_index),
@@ -96,9 +118,9 @@ void Llama::StoreKeysAndValues(int layer_index, const SequenceBatch& batch, KvCa
 }
 
 void Llama::Attend(int layer_index, const SequenceBatch& batch, const KvCache& cache) {
-  backend_.Attention({.q = qkv_.As<float>(),
+  backend_.Attention({.q = qkv_.As<void>(),
                       .q_stride = qkv_dim_,
-                      .out = attended_.As<float>(),
+                      .out = attended_.As<void>(),
                       .num_heads = config_.num_heads,
                       .spec = cache.spec(),
                       .pages = cache.layer(layer_index),
@@ -113,21 +135,22 @@ void Llama::FinishLayer(const LayerWeights& layer, int64_t num_rows, const Devic
   const PackedWeight* const gate_up[] = {layer.gate.get(), layer.up.get()};
   const PackedWeight* const down[] = {layer.down.get()};
   const auto add_norm = [&](const DeviceBuffer& norm) {
-    backend_.AddRmsNorm(projected_.As<float>(), norm.As<float>(), config_.norm_epsilon, num_rows,
-                        config_.hidden_dim, residual.As<float>(), normed_.As<float>());
+    backend_.AddRmsNorm(projected_.As<void>(), norm.As<float>(), config_.norm_epsilon, num_rows,
+                        config_.hidden_dim, residual.As<float>(), normed_.As<void>());
   };
-  backend_.Linear(attended.As<float>(), num_rows, o, projected_.As<float>());
+  backend_.Linear(attended.As<void>(), num_rows, o, projected_.As<void>());
   add_norm(layer.ffn_norm);
-  backend_.Linear(normed_.As<float>(), num_rows, gate_up, gate_up_.As<float>());
-  backend_.SwiGlu(gate_up_.As<float>(), num_rows, config_.ffn_dim, activated_.As<float>());
-  backend_.Linear(activated_.As<float>(), num_rows, down, projected_.As<float>());
+  backend_.Linear(normed_.As<void>(), num_rows, gate_up, gate_up_.As<void>());
+  backend_.SwiGlu(gate_up_.As<void>(), num_rows, config_.ffn_dim, activated_.As<void>());
+  backend_.Linear(activated_.As<void>(), num_rows, down, projected_.As<void>());
   add_norm(next_norm);
 }
 
 float* Llama::Logits(int first, int count) {
   CHECK_LE(count, kLogitsRows);
-  const PackedWeight* const output[] = {&weights_.output()};
-  backend_.Linear(normed_.As<float>() + int64_t{first} * config_.hidden_dim, count, output,
+  const size_t first_byte =
+      static_cast<size_t>(first) * config_.hidden_dim * backend_.activation_bytes();
+  backend_.Logits(normed_.As<std::byte>() + first_byte, count, weights_.output(),
                   logits_.As<float>());
   return logits_.As<float>();
 }

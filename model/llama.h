@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "model/config.h"
@@ -32,14 +33,16 @@ class Llama {
   // whole step's would be a large matrix. [count, vocab_size], valid until the next call; may be
   // overwritten.
   static constexpr int kLogitsRows = 32;
-  float* Logits(int first, int count);
+  float* Logits(int first, int count);  // device memory
 
-  // [num_rows], 1 where the last Forward stored a key or value that was not finite.
+  // [num_rows], 1 where the last Forward stored a key or value that was not finite. There once the
+  // backend is synchronised.
   std::span<const uint8_t> row_faults() const {
-    return {row_faults_.As<const uint8_t>(), static_cast<size_t>(num_rows_)};
+    return std::span(host_row_faults_).first(static_cast<size_t>(num_rows_));
   }
 
  private:
+  void BuildRope(int max_context);
   void StoreKeysAndValues(int layer_index, const SequenceBatch& batch, KvCache* cache);
   void Attend(int layer_index, const SequenceBatch& batch, const KvCache& cache);
   // Everything behind attention: output projection, feed-forward block, and the norm that follows,
@@ -66,6 +69,7 @@ class Llama {
   DeviceBuffer selected_residual_;  // [selected, hidden_dim]
   DeviceBuffer logits_;             // [kLogitsRows, vocab_size]
   DeviceBuffer row_faults_;         // [rows]
+  std::vector<uint8_t> host_row_faults_;
   int num_rows_ = 0;
 };
 

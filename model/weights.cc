@@ -161,7 +161,8 @@ class WeightLoader {
       return absl::OkStatus();
     }
     *destination.vector = backend_.Allocate(values.size() * sizeof(float));
-    std::copy(values.begin(), values.end(), destination.vector->As<float>());
+    backend_.Upload(values.data(), values.size() * sizeof(float),
+                    destination.vector->As<void>());
     return absl::OkStatus();
   }
 

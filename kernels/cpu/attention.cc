@@ -33,9 +33,9 @@ const AttentionKernel& KernelFor(CpuIsa isa) {
 AttentionCall MakeCall(const AttentionParams& params) {
   const SequenceBatch& batch = *params.batch;
   AttentionCall call;
-  call.q = params.q;
+  call.q = static_cast<const float*>(params.q);
   call.q_stride = params.q_stride;
-  call.out = params.out;
+  call.out = static_cast<float*>(params.out);
   call.pages = params.pages;
   call.page_bytes = KvHeadStride(params.spec.head_dim) * params.spec.num_kv_heads *
                     static_cast<int64_t>(sizeof(uint16_t));

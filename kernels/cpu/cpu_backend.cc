@@ -74,6 +74,16 @@ void CpuBackend::Free(void* data, size_t size_bytes) {
   }
 }
 
+void CpuBackend::Upload(const void* host, size_t size_bytes, void* device) {
+  std::memcpy(device, host, size_bytes);
+}
+
+void CpuBackend::Download(const void* device, size_t size_bytes, void* host) {
+  std::memcpy(host, device, size_bytes);
+}
+
+void CpuBackend::Zero(void* device, size_t size_bytes) { std::memset(device, 0, size_bytes); }
+
 std::unique_ptr<PackedWeight> CpuBackend::NewWeight(DType type, int64_t rows, int64_t cols) {
   return std::make_unique<CpuWeight>(type, rows, cols);
 }
@@ -90,33 +100,41 @@ void CpuBackend::Embed(const PackedWeight& table, std::span<const TokenId> token
 }
 
 void CpuBackend::RmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows,
-                         int64_t dim, float* out) {
-  row_ops_.RmsNorm(x, weight, epsilon, num_rows, dim, out);
+                         int64_t dim, void* out) {
+  row_ops_.RmsNorm(x, weight, epsilon, num_rows, dim, static_cast<float*>(out));
 }
 
-void CpuBackend::AddRmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows,
-                            int64_t dim, float* residual, float* out) {
-  row_ops_.AddRmsNorm(x, weight, epsilon, num_rows, dim, residual, out);
+void CpuBackend::AddRmsNorm(const void* x, const float* weight, float epsilon, int64_t num_rows,
+                            int64_t dim, float* residual, void* out) {
+  row_ops_.AddRmsNorm(static_cast<const float*>(x), weight, epsilon, num_rows, dim, residual,
+                      static_cast<float*>(out));
 }
 
-void CpuBackend::Linear(const float* x, int64_t num_rows,
-                        std::span<const PackedWeight* const> weights, float* out) {
-  linear_.Run(x, num_rows, weights, out);
+void CpuBackend::Linear(const void* x, int64_t num_rows,
+                        std::span<const PackedWeight* const> weights, void* out) {
+  linear_.Run(static_cast<const float*>(x), num_rows, weights, static_cast<float*>(out));
+}
+
+void CpuBackend::Logits(const void* x, int64_t num_rows, const PackedWeight& weight, float* out) {
+  const PackedWeight* const weights[] = {&weight};
+  Linear(x, num_rows, weights, out);
 }
 
 void CpuBackend::RopeStoreKv(const RopeStoreKvParams& params) { rope_store_kv_.Run(params); }
 
 void CpuBackend::Attention(const AttentionParams& params) { attention_.Run(params); }
 
-void CpuBackend::SwiGlu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) {
-  row_ops_.SwiGlu(gate_up, num_rows, dim, out);
+void CpuBackend::SwiGlu(const void* gate_up, int64_t num_rows, int64_t dim, void* out) {
+  row_ops_.SwiGlu(static_cast<const float*>(gate_up), num_rows, dim, static_cast<float*>(out));
 }
 
-void CpuBackend::GatherRows(const float* x, std::span<const int32_t> rows, int64_t dim,
-                            float* out) {
+void CpuBackend::GatherRows(const void* x, std::span<const int32_t> rows, size_t row_bytes,
+                            void* out) {
+  const auto* from = static_cast<const std::byte*>(x);
+  auto* to = static_cast<std::byte*>(out);
   for (const int32_t row : rows) {
-    std::memcpy(out, x + row * dim, static_cast<size_t>(dim) * sizeof(float));
-    out += dim;
+    std::memcpy(to, from + static_cast<size_t>(row) * row_bytes, row_bytes);
+    to += row_bytes;
   }
 }
 

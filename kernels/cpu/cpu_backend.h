@@ -24,6 +24,10 @@ class CpuBackend : public Backend {
 
   DeviceBuffer Allocate(size_t size_bytes) override;
   void Synchronize() override {}
+  size_t activation_bytes() const override { return sizeof(float); }
+  void Upload(const void* host, size_t size_bytes, void* device) override;
+  void Download(const void* device, size_t size_bytes, void* host) override;
+  void Zero(void* device, size_t size_bytes) override;
 
   std::unique_ptr<PackedWeight> NewWeight(DType type, int64_t rows, int64_t cols) override;
   void PackRows(PackedWeight* weight, int64_t first_row, int64_t num_rows,
@@ -31,17 +35,20 @@ class CpuBackend : public Backend {
 
   size_t KvPageBytes(const KvSpec& spec) const override;
 
+  void BeginStep(const StepRows& /*step*/) override {}
   void Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) override;
   void RmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
-               float* out) override;
-  void AddRmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
-                  float* residual, float* out) override;
-  void Linear(const float* x, int64_t num_rows, std::span<const PackedWeight* const> weights,
-              float* out) override;
+               void* out) override;
+  void AddRmsNorm(const void* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
+                  float* residual, void* out) override;
+  void Linear(const void* x, int64_t num_rows, std::span<const PackedWeight* const> weights,
+              void* out) override;
+  void Logits(const void* x, int64_t num_rows, const PackedWeight& weight, float* out) override;
   void RopeStoreKv(const RopeStoreKvParams& params) override;
   void Attention(const AttentionParams& params) override;
-  void SwiGlu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) override;
-  void GatherRows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) override;
+  void SwiGlu(const void* gate_up, int64_t num_rows, int64_t dim, void* out) override;
+  void GatherRows(const void* x, std::span<const int32_t> rows, size_t row_bytes,
+                  void* out) override;
   void CopyPage(const KvSpec& spec, std::byte* pages, int32_t from, int32_t to,
                 int num_tokens) override;
   void Sample(float* logits, int64_t vocab_size, std::span<const SampleRow> rows,

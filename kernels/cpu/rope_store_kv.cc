@@ -35,7 +35,7 @@ void CheckParams(const RopeStoreKvParams& params) {
 
 RopeStoreKvCall MakeCall(const RopeStoreKvParams& params) {
   RopeStoreKvCall call;
-  call.qkv = params.qkv;
+  call.qkv = static_cast<float*>(params.qkv);
   call.pages = params.pages;
   call.page_bytes = static_cast<int64_t>(CpuKvPageBytes(params.spec));
   call.rope_cos = params.rope_cos;

@@ -67,7 +67,8 @@ void RopeStoreRow(const RopeStoreKvParams& params, const SequencePages& pages, i
                   int64_t position) {
   const int head_dim = params.spec.head_dim;
   const int num_kv_heads = params.spec.num_kv_heads;
-  float* q = params.qkv + int64_t{row} * (params.num_heads + 2 * num_kv_heads) * head_dim;
+  float* q = static_cast<float*>(params.qkv) +
+             int64_t{row} * (params.num_heads + 2 * num_kv_heads) * head_dim;
   for (int head = 0; head < params.num_heads; ++head) {
     float* values = q + int64_t{head} * head_dim;
     const std::vector<float> rotated = Rotate(values, head_dim, params, position);
@@ -125,9 +126,10 @@ void AttendRow(const AttentionParams& params, const SequencePages& pages, int ro
   const int heads_per_kv_head = params.num_heads / params.spec.num_kv_heads;
   const int head_dim = params.spec.head_dim;
   for (int head = 0; head < params.num_heads; ++head) {
-    AttendHead(params, pages, params.q + row * params.q_stride + int64_t{head} * head_dim,
-               head / heads_per_kv_head, begin, end,
-               params.out + (int64_t{row} * params.num_heads + head) * head_dim);
+    const auto* q = static_cast<const float*>(params.q) + row * params.q_stride;
+    auto* out = static_cast<float*>(params.out) + int64_t{row} * params.num_heads * head_dim;
+    AttendHead(params, pages, q + int64_t{head} * head_dim, head / heads_per_kv_head, begin, end,
+               out + int64_t{head} * head_dim);
   }
 }
 

@@ -56,6 +56,14 @@ class ReferenceBackend : public Backend {
   }
 
   void Synchronize() override {}
+  size_t activation_bytes() const override { return sizeof(float); }
+  void Upload(const void* host, size_t size_bytes, void* device) override {
+    std::memcpy(device, host, size_bytes);
+  }
+  void Download(const void* device, size_t size_bytes, void* host) override {
+    std::memcpy(host, device, size_bytes);
+  }
+  void Zero(void* device, size_t size_bytes) override { std::memset(device, 0, size_bytes); }
 
   std::unique_ptr<PackedWeight> NewWeight(DType type, int64_t rows, int64_t cols) override {
     return std::make_unique<ReferenceWeight>(type, rows, cols);
@@ -70,6 +78,8 @@ class ReferenceBackend : public Backend {
 
   size_t KvPageBytes(const KvSpec& spec) const override { return ReferenceKvPageBytes(spec); }
 
+  void BeginStep(const StepRows& /*step*/) override {}
+
   void Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) override {
     for (const TokenId token : tokens) {
       CHECK(token >= 0 && token < table.rows()) << "token " << token;
@@ -79,7 +89,8 @@ class ReferenceBackend : public Backend {
   }
 
   void RmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
-               float* out) override {
+               void* normed) override {
+    auto* out = static_cast<float*>(normed);
     for (int64_t row = 0; row < num_rows; ++row, x += dim, out += dim) {
       const double mean_square = Dot(x, x, dim) / static_cast<double>(dim);
       const double scale = 1.0 / std::sqrt(mean_square + double{epsilon});
@@ -87,14 +98,17 @@ class ReferenceBackend : public Backend {
     }
   }
 
-  void AddRmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
-                  float* residual, float* out) override {
+  void AddRmsNorm(const void* addend, const float* weight, float epsilon, int64_t num_rows,
+                  int64_t dim, float* residual, void* out) override {
+    const auto* x = static_cast<const float*>(addend);
     for (int64_t i = 0; i < num_rows * dim; ++i) residual[i] += x[i];
     RmsNorm(residual, weight, epsilon, num_rows, dim, out);
   }
 
-  void Linear(const float* x, int64_t num_rows, std::span<const PackedWeight* const> weights,
-              float* out) override {
+  void Linear(const void* rows, int64_t num_rows, std::span<const PackedWeight* const> weights,
+              void* products) override {
+    const auto* x = static_cast<const float*>(rows);
+    auto* out = static_cast<float*>(products);
     if (weights.empty()) return;
     const int64_t cols = weights[0]->cols();
     std::vector<float> weight_row(static_cast<size_t>(cols));
@@ -108,10 +122,17 @@ class ReferenceBackend : public Backend {
     }
   }
 
+  void Logits(const void* x, int64_t num_rows, const PackedWeight& weight, float* out) override {
+    const PackedWeight* const weights[] = {&weight};
+    Linear(x, num_rows, weights, out);
+  }
+
   void RopeStoreKv(const RopeStoreKvParams& params) override { ReferenceRopeStoreKv(params); }
   void Attention(const AttentionParams& params) override { ReferenceAttention(params); }
 
-  void SwiGlu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) override {
+  void SwiGlu(const void* gate_and_up, int64_t num_rows, int64_t dim, void* activated) override {
+    const auto* gate_up = static_cast<const float*>(gate_and_up);
+    auto* out = static_cast<float*>(activated);
     for (int64_t row = 0; row < num_rows; ++row, gate_up += 2 * dim, out += dim) {
       for (int64_t i = 0; i < dim; ++i) {
         const double gate = gate_up[i];
@@ -120,10 +141,12 @@ class ReferenceBackend : public Backend {
     }
   }
 
-  void GatherRows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) override {
-    for (const int32_t row : rows) {
-      std::memcpy(out, x + row * dim, static_cast<size_t>(dim) * sizeof(float));
-      out += dim;
+  void GatherRows(const void* x, std::span<const int32_t> rows, size_t row_bytes,
+                  void* out) override {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      std::memcpy(static_cast<std::byte*>(out) + i * row_bytes,
+                  static_cast<const std::byte*>(x) + static_cast<size_t>(rows[i]) * row_bytes,
+                  row_bytes);
     }
   }
 

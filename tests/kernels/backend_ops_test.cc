@@ -86,7 +86,7 @@ TEST_P(BackendOpsTest, GatherRows) {
   const Floats x = NormalFloats(10 * 33, 5);
   const std::vector<int32_t> rows = {9, 0, 0, 4};
   Floats out(rows.size() * 33);
-  backend_->GatherRows(x.data(), rows, 33, out.data());
+  backend_->GatherRows(x.data(), rows, 33 * sizeof(float), out.data());
   for (size_t i = 0; i < out.size(); ++i) {
     EXPECT_EQ(out[i], x[static_cast<size_t>(rows[i / 33]) * 33 + i % 33]);
   }
