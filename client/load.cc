@@ -103,7 +103,8 @@ std::vector<LoadRequest> MakeLoad(const BenchOptions& options, int32_t first_id,
   std::uniform_int_distribution<int32_t> ids(first_id, vocab_size - 1);
   std::exponential_distribution<double> gaps(options.request_rate > 0 ? options.request_rate : 1);
   std::vector<int32_t> prefix(options.shared_prefix_tokens);
-  for (int32_t& id : prefix) id = ids(random);
+  std::mt19937_64 prefix_random;  // not of the seed: a second wave of other prompts shares it
+  for (int32_t& id : prefix) id = ids(prefix_random);
 
   std::vector<LoadRequest> load(options.num_requests);
   std::chrono::duration<double> arrival{0};

@@ -99,7 +99,7 @@ void AddBenchFlags(CLI::App* app, BenchOptions* bench) {
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   app->add_option("--prefix-len,--random-prefix-len", bench->shared_prefix_tokens,
-                  "Tokens that all prompts begin with")
+                  "Tokens that all prompts begin with, whatever the seed")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app->add_option("--seed", bench->seed, "Of prompts, lengths and arrivals")->capture_default_str();

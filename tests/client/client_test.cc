@@ -207,6 +207,18 @@ TEST(LoadTest, IsReproducibleAndKeepsToItsBounds) {
   EXPECT_GT(lengths.size(), 20u);
 }
 
+TEST(LoadTest, OtherSeedsShareThePrefixAlone) {
+  BenchOptions options;
+  options.num_requests = 1;
+  options.input_tokens = 40;
+  options.shared_prefix_tokens = 6;
+  const std::vector<int32_t> one = MakeLoad(options, 256, 1000)[0].prompt_ids;
+  options.seed = 1;
+  const std::vector<int32_t> other = MakeLoad(options, 256, 1000)[0].prompt_ids;
+  EXPECT_TRUE(std::equal(one.begin(), one.begin() + 6, other.begin()));
+  EXPECT_NE(one, other);
+}
+
 TEST(LoadTest, PoissonArrivalsKeepTheRate) {
   BenchOptions options;
   options.num_requests = 4000;
