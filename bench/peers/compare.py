@@ -1,102 +1,296 @@
 #!/usr/bin/env python3
-"""Ours beside llama.cpp on the same GGUF file: the same threads, in turns A B A B, with a probe of the
-machine's own speed in the same run. Ours is measured through the daemon, gRPC and all; llama.cpp's by
-its own llama-bench, which serves nobody.
+"""Ours beside llama.cpp: the same model file and its best format, the same threads, in turns A B A B,
+with probes of the machine's own peaks in the same run. Ours is always measured through the daemon,
+gRPC and all; single-stream figures of llama.cpp come from its own bench programs, which serve nobody.
 
-    bench/peers/compare.py --model FILE [--rounds 5] [--threads 2] [--out bench/results/NAME]
+    bench/peers/compare.py --model FILE [--rounds 3] [--threads 2] [--rows decode_1,prefill_512]
+                           [--out bench/results/NAME]
 
-Needs a release build; builds llama.cpp with bench/peers/build-llama-cpp where it is missing.
+Needs a release build; builds llama.cpp where it is missing. Prints the table of ratios and writes
+peers.json, peers.md and, where matplotlib is there, peers.png into --out.
 """
 
 import argparse
+import datetime
 import json
-import os
 import pathlib
 import statistics
 import subprocess
 import sys
+
+import llama_cpp
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "system"))
 
 from harness import Daemon, tessera  # noqa: E402
 
-DECODE_TOKENS = 128
-PROMPT_TOKENS = 512
+# Ours / theirs on the same file, and on their best format: what we want to reach, by the CPU's kind.
+GOALS = {
+    "prefill_512": {"avx2": (2, 1.2), "vnni": (6, 2.3)},
+    "decode_1": {"avx2": (1.5, 1.1), "vnni": (2.7, 2)},
+    "decode_1_at_2048": {"avx2": (2, 1.5), "vnni": (5, 3)},
+    "decode_8": {"avx2": (3, 2), "vnni": (10, 6)},
+    "served_32": {"avx2": (3, 2), "vnni": (6, 4)},
+    "ttft_p50_32": {"avx2": (0.3, 0.5), "vnni": (0.15, 0.25)},
+    "itl_p99_8_long": {"avx2": (0.05, 0.05), "vnni": (0.03, 0.03)},
+    "ttft_p50_shared": {"avx2": (0.2, 0.3), "vnni": (0.1, 0.2)},
+    "memory_above_weights": {"avx2": (0.7, 0.7), "vnni": (0.7, 0.7)},
+}
+UNITS = {"ttft_p50_32": "ms", "itl_p99_8_long": "ms", "ttft_p50_shared": "ms",
+         "memory_above_weights": "MiB"}  # others: tokens/s
+TEXTS = {
+    "prefill_512": "prefill 512 tokens",
+    "decode_1": "decode, batch 1",
+    "decode_1_at_2048": "decode, batch 1, at depth 2,048",
+    "decode_8": "decode, batch 8",
+    "served_32": "served at 32 concurrent, 128 in 64 out",
+    "ttft_p50_32": "TTFT p50 of the same",
+    "itl_p99_8_long": "inter-token p99, 8 concurrent, 1,024 in 64 out",
+    "ttft_p50_shared": "TTFT p50, second wave of 16 with 1,000 tokens in common",
+    "memory_above_weights": "peak memory above the file's size, 32 concurrent",
+}
+SERVED = dict(num_requests=64, concurrency=32, input_len=128, output_len=64)
+LONG = dict(num_requests=16, concurrency=8, input_len=1024, output_len=64)
+SHARED = dict(num_requests=16, concurrency=16, input_len=32, output_len=16, prefix_len=1000)
 
 
-def llama_bench(programs, model, threads):
-    """tokens/s of a 512-token prefill and of 128 decode steps, one sequence."""
-    output = subprocess.run(
-        [f"{programs}/llama-bench", "-m", model, "-t", str(threads), "-p", str(PROMPT_TOKENS), "-n",
-         str(DECODE_TOKENS), "-r", "1", "-o", "json"],
-        check=True, capture_output=True, text=True).stdout
-    rates = {"prefill" if row["n_prompt"] else "decode": row["avg_ts"]
-             for row in json.loads(output)}
-    return rates
+class Ours:
+    """Figures of our daemon, by row."""
+
+    def __init__(self, model, threads):
+        self.model, self.threads = model, threads
+
+    def daemon(self, *flags):
+        return Daemon("--threads", self.threads, *flags, model=self.model)
+
+    @staticmethod
+    def load(daemon, num_requests, concurrency, input_len, output_len, prefix_len=0, seed=0):
+        return json.loads(tessera(
+            "bench", "--target", daemon.target, "--num-requests", num_requests, "--concurrency",
+            concurrency, "--input-len", input_len, "--output-len", output_len, "--prefix-len",
+            prefix_len, "--seed", seed, "--json").stdout)
+
+    def decode(self, daemon, batch, depth):
+        """tokens/s of sequences that decode together from `depth` tokens on."""
+        report = self.load(daemon, batch, batch, depth, 65)
+        return batch * 1e3 / report["itl_ms"]["p50"]
+
+    def alone(self):
+        with self.daemon("--no-prefix-cache") as daemon:
+            self.load(daemon, 1, 1, 512, 8)  # warm
+            prefill = self.load(daemon, 1, 1, 512, 1)
+            return {"prefill_512": 512e3 / prefill["ttft_ms"]["p50"],
+                    "decode_1": self.decode(daemon, 1, 1),
+                    "decode_1_at_2048": self.decode(daemon, 1, 2048),
+                    "decode_8": self.decode(daemon, 8, 1)}
+
+    def served(self):
+        with self.daemon("--max-running", 32) as daemon:
+            report = self.load(daemon, **SERVED)
+            peak = next(int(line.split()[1]) for line in open(f"/proc/{daemon.process.pid}/status")
+                        if line.startswith("VmHWM"))
+            return {"served_32": report["output_tokens_per_second"],
+                    "ttft_p50_32": report["ttft_ms"]["p50"],
+                    "memory_above_weights": peak / 1024 - self.model.stat().st_size / 2**20}
+
+    def long(self):
+        with self.daemon() as daemon:
+            return {"itl_p99_8_long": self.load(daemon, **LONG)["itl_ms"]["p99"]}
+
+    def shared(self):
+        with self.daemon() as daemon:
+            self.load(daemon, **SHARED)
+            return {"ttft_p50_shared": self.load(daemon, **SHARED, seed=1)["ttft_ms"]["p50"]}
 
 
-def ours(daemon):
-    """The same through the daemon: prefill from the time to first token, decode from the rest."""
-    rates = {}
-    for name, prompt, output in (("prefill", PROMPT_TOKENS, 1), ("decode", 1, DECODE_TOKENS + 1)):
-        report = json.loads(tessera("bench", "--target", daemon.target, "--concurrency", 1,
-                                    "--num-requests", 1, "--input-len", prompt, "--output-len",
-                                    output, "--json").stdout)
-        ttft_s, e2e_s = report["ttft_ms"]["p50"] / 1e3, report["e2e_ms"]["p50"] / 1e3
-        rates[name] = prompt / ttft_s if name == "prefill" else (output - 1) / (e2e_s - ttft_s)
-    return rates
+class LlamaCpp:
+    """The same figures of llama.cpp on one file."""
+
+    def __init__(self, programs, model, threads):
+        self.programs, self.model, self.threads = programs, model, threads
+
+    def bench(self, *args):
+        return llama_cpp.bench(self.programs, self.model, self.threads, *args)
+
+    def server(self, slots, slot_tokens, flash):
+        return llama_cpp.Server(self.programs, self.model, self.threads, slots, slot_tokens, flash)
+
+    def best(self, measure):
+        """The better figures of flash attention on and off; each row may have its own."""
+        rows = {}
+        for flash in llama_cpp.FLASH_ATTENTION:
+            for row, value in measure(flash).items():
+                better = min if row in UNITS else max
+                rows[row] = better(rows.get(row, value), value)
+        return rows
+
+    def alone(self):
+        return {"prefill_512": self.bench("-p", 512, "-n", 0),
+                "decode_1": self.bench("-p", 0, "-n", 64),
+                "decode_1_at_2048": self.bench("-p", 0, "-n", 64, "-d", 2048),
+                "decode_8": llama_cpp.batched_decode(self.programs, self.model, self.threads, 8, 1,
+                                                     64)}
+
+    def served(self):
+        def measure(flash):
+            with self.server(32, 256, flash) as server:
+                report = server.load(**SERVED)
+                return {"served_32": report["output_tokens_per_second"],
+                        "ttft_p50_32": report["ttft_ms"]["p50"],
+                        "memory_above_weights":
+                            server.peak_mib() - self.model.stat().st_size / 2**20}
+        return self.best(measure)
+
+    def long(self):
+        def measure(flash):
+            with self.server(8, 1280, flash) as server:
+                return {"itl_p99_8_long": server.load(**LONG)["itl_ms"]["p99"]}
+        return self.best(measure)
+
+    def shared(self):
+        def measure(flash):
+            with self.server(16, 1280, flash) as server:
+                server.load(**SHARED)
+                return {"ttft_p50_shared": server.load(**SHARED, seed=1)["ttft_ms"]["p50"]}
+        return self.best(measure)
+
+
+PARTS = {
+    "alone": ("prefill_512", "decode_1", "decode_1_at_2048", "decode_8"),
+    "served": ("served_32", "ttft_p50_32", "memory_above_weights"),
+    "long": ("itl_p99_8_long",),
+    "shared": ("ttft_p50_shared",),
+}
 
 
 def probe(threads):
-    """Rate of a fixed piece of work on every thread: tells a busy machine from a quiet one."""
-    code = "x=0\nfor i in range(3_000_000): x+=i*i"
-    start = os.times().elapsed
-    running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(threads)]
-    for process in running:
-        process.wait()
-    return threads / (os.times().elapsed - start)
+    """The machine's peaks at this moment: multiply-adds on registers, reads of a model's size."""
+    rates = {}
+    for program, pattern in (("linear_bench", "_peak"), ("attention_bench", "fma_peak")):
+        output = subprocess.run(
+            [ROOT / "build/release/bin" / program, f"--benchmark_filter={pattern}.*threads:{threads}",
+             "--benchmark_format=json", "--benchmark_min_time=0.2"],
+            check=True, capture_output=True, text=True).stdout
+        for run in json.loads(output)["benchmarks"]:
+            name = run["name"].split("/threads")[0]
+            rates[name] = round(max(v for k, v in run.items() if "/s" in k), 1)
+    return rates
 
 
-def cpu_name():
-    for line in open("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
+def cpu():
+    lines = open("/proc/cpuinfo").read().splitlines()
+    name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    flags = next(line for line in lines if line.startswith("flags")).split()
+    return name, "vnni" if "avx512_vnni" in flags else "avx2"
+
+
+def measure(sides, parts, rounds, threads):
+    """[round][side][row], in turns."""
+    turns = []
+    for number in range(rounds):
+        turn = {"probe": probe(threads)}
+        print(f"round {number + 1}: {turn['probe']}", flush=True)
+        for part in parts:
+            for name, side in sides.items():
+                figures = getattr(side, part)()
+                turn.setdefault(name, {}).update(figures)
+                shown = ", ".join(f"{row} {value:.4g}" for row, value in figures.items())
+                print(f"  {name}: {shown}", flush=True)
+        turns.append(turn)
+    return turns
+
+
+def ratio(turns, row, theirs):
+    return statistics.median(turn["tessera"][row] / turn[theirs][row] for turn in turns)
+
+
+def summarize(turns, rows, formats, kind):
+    table = []
+    for row in rows:
+        # Their best format of a row is the one that we beat least.
+        hardest = max if row in UNITS else min
+        best = hardest(formats, key=lambda name: ratio(turns, row, name))
+        goals = GOALS[row][kind]
+        reached = [ratio(turns, row, formats[0]), ratio(turns, row, best)]
+        met = [r <= g if row in UNITS else r >= g for r, g in zip(reached, goals)]
+        table.append({
+            "row": row, "tessera": statistics.median(t["tessera"][row] for t in turns),
+            "same": statistics.median(t[formats[0]][row] for t in turns), "best_format": best,
+            "best": statistics.median(t[best][row] for t in turns), "ratio_same": reached[0],
+            "ratio_best": reached[1], "goal_same": goals[0], "goal_best": goals[1], "met": met})
+    return table
+
+
+def markdown(table, title):
+    lines = [title, "", "| | unit | tessera | llama.cpp, same file | ratio (goal) | its best format | "
+             "ratio (goal) |", "|---|---|---|---|---|---|---|"]
+    for r in table:
+        marks = ["" if met else " *" for met in r["met"]]
+        lines.append(
+            f"| {TEXTS[r['row']]} | {UNITS.get(r['row'], 'tokens/s')} | {r['tessera']:.4g} | "
+            f"{r['same']:.4g} | {r['ratio_same']:.2f} ({r['goal_same']}){marks[0]} | "
+            f"{r['best']:.4g} ({r['best_format']}) | {r['ratio_best']:.2f} ({r['goal_best']})"
+            f"{marks[1]} |")
+    lines += ["", "Medians of the rounds; * goal not reached. For ms and MiB less is better."]
+    return "\n".join(lines) + "\n"
+
+
+def plot(table, path):
+    try:
+        import matplotlib
+    except ImportError:
+        print("no matplotlib: no plot")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(8, 4))
+    names = [TEXTS[r["row"]] for r in table]
+    # As speed-ups, so that more is better in every row.
+    for offset, key, label in ((-0.2, "ratio_same", "same file"), (0.2, "ratio_best", "its best")):
+        values = [1 / r[key] if r["row"] in UNITS else r[key] for r in table]
+        axis.barh([i + offset for i in range(len(names))], values, 0.4, label=label)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_xscale("log")
+    axis.axvline(1, color="black", linewidth=1)
+    axis.invert_yaxis()
+    axis.set_xlabel("times better than llama.cpp")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, type=pathlib.Path)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", type=lambda text: text.split(","), default=list(GOALS))
+    parser.add_argument("--formats", type=lambda text: text.split(","), default=["Q4_0", "Q8_0"])
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
-    programs = subprocess.run([ROOT / "bench/peers/build-llama-cpp"], check=True,
-                              stdout=subprocess.PIPE, text=True).stdout.split()[-1]
-    rounds = []
-    for _ in range(args.rounds):
-        turn = {"probe": probe(args.threads), "llama.cpp": llama_bench(programs, args.model,
-                                                                       args.threads)}
-        with Daemon("--threads", args.threads, "--no-prefix-cache", model=args.model) as daemon:
-            ours(daemon)  # warm
-            turn["tessera"] = ours(daemon)
-        rounds.append(turn)
-        print(json.dumps(turn), flush=True)
-    summary = {"cpu": cpu_name(), "model": os.path.basename(args.model), "threads": args.threads,
-               "rounds": rounds}
-    for what in ("decode", "prefill"):
-        ratios = [r["tessera"][what] / r["llama.cpp"][what] for r in rounds]
-        summary[what] = {
-            "tessera": statistics.median(r["tessera"][what] for r in rounds),
-            "llama.cpp": statistics.median(r["llama.cpp"][what] for r in rounds),
-            "ratio_median": statistics.median(ratios), "ratio_min": min(ratios)}
-        print(f"{what}: tessera {summary[what]['tessera']:.0f}, llama.cpp "
-              f"{summary[what]['llama.cpp']:.0f} tokens/s; ratio median "
-              f"{summary[what]['ratio_median']:.2f}, min {min(ratios):.2f}")
+    programs = llama_cpp.build()
+    files = {"same file": args.model}
+    files |= {kind: llama_cpp.requantized(programs, args.model, kind) for kind in args.formats}
+    sides = {"tessera": Ours(args.model, args.threads)}
+    sides |= {name: LlamaCpp(programs, file, args.threads) for name, file in files.items()}
+    parts = [part for part, rows in PARTS.items() if set(rows) & set(args.rows)]
+
+    name, kind = cpu()
+    turns = measure(sides, parts, args.rounds, args.threads)
+    table = summarize(turns, [row for row in GOALS if row in args.rows], list(files), kind)
+    title = (f"{name} ({kind}), {args.threads} threads, {args.model.name}, "
+             f"{datetime.date.today()}, {args.rounds} rounds")
+    text = markdown(table, title)
+    print("\n" + text)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "llama-cpp.json").write_text(json.dumps(summary, indent=1) + "\n")
+        (args.out / "peers.json").write_text(
+            json.dumps({"title": title, "table": table, "rounds": turns}, indent=1) + "\n")
+        (args.out / "peers.md").write_text(text)
+        plot(table, args.out / "peers.png")
 
 
 if __name__ == "__main__":
