@@ -22,8 +22,9 @@ class Load:
     FLAGS = ("--max-running", 8, "--max-waiting", 8, "--kv-blocks", 40, "--max-context", 2048,
              "--trust-tenant-metadata", "x-tenant-id")
 
-    def __init__(self, daemon):
+    def __init__(self, daemon, pause_s=0.1):
         self.daemon = daemon
+        self.pause_s = pause_s
         self.stopped = threading.Event()
         workers = [self.bench, self.bench, self.cancel, self.miss_deadline, self.send_rubbish]
         self.threads = [threading.Thread(target=self.repeat, args=(work,), name=f"tenant-{i}")
@@ -42,7 +43,7 @@ class Load:
     def repeat(self, work):
         while not self.stopped.is_set():
             work()
-            self.stopped.wait(0.1)
+            self.stopped.wait(self.pause_s)
 
     def bench(self):
         tessera("bench", "--target", self.daemon.target, "--num-requests", 24, "--concurrency", 12,

@@ -1,0 +1,207 @@
+"""The Kubernetes manifests render, are valid, agree with each other and with the real daemon.
+
+Of the custom resources (ServiceMonitor, ScaledObject, InferencePool) kubernetes-validate has no schema;
+what they refer to is checked.
+"""
+
+import signal
+import subprocess
+import sys
+import unittest
+
+import kubernetes_validate
+import yaml
+from deploy_harness import BIN, DEPLOY, Daemon, request, samples, selectors, wait_until
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+KUBERNETES = DEPLOY / "kubernetes"
+OVERLAYS = ("cpu", "gpu", "replicas")
+FLUSH_S = 5  # the daemon's own, after the drain
+
+
+def render(overlay):
+    done = subprocess.run(["kubectl", "kustomize", KUBERNETES / "overlays" / overlay], check=True,
+                          capture_output=True, text=True)
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def one(objects, kind, name="tessera"):
+    found = [o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
+    assert len(found) == 1, f"{kind}/{name}: {len(found)}"
+    return found[0]
+
+
+def extra(name):
+    return yaml.safe_load((KUBERNETES / "extras" / name).read_text())
+
+
+def containers(pod):
+    return pod.get("initContainers", []) + pod["containers"]
+
+
+class RenderedTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.rendered = {overlay: render(overlay) for overlay in OVERLAYS}
+
+    def pods(self):
+        for overlay, objects in self.rendered.items():
+            with self.subTest(overlay):
+                yield one(objects, "Deployment")["spec"]["template"]
+
+    def test_every_object_is_valid(self):
+        version = kubernetes_validate.latest_version()
+        for overlay, objects in self.rendered.items():
+            for thing in objects:
+                with self.subTest(overlay=overlay, kind=thing["kind"]):
+                    kubernetes_validate.validate(thing, version, strict=True)
+
+    def test_selectors_select_the_pods_and_ports_have_names(self):
+        for template in self.pods():
+            labels = template["metadata"]["labels"]
+            ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+            for objects in self.rendered.values():
+                for service in (o for o in objects if o["kind"] == "Service"):
+                    self.assertLessEqual(service["spec"]["selector"].items(), labels.items())
+                    self.assertLessEqual({p["targetPort"] for p in service["spec"]["ports"]}, ports)
+                for policy in (o for o in objects if o["kind"] == "NetworkPolicy"):
+                    self.assertLessEqual(policy["spec"]["podSelector"]["matchLabels"].items(),
+                                         labels.items())
+                for rule in one(objects, "NetworkPolicy")["spec"]["ingress"]:
+                    self.assertLessEqual({p["port"] for p in rule["ports"]}, ports)
+                budget = one(objects, "PodDisruptionBudget")
+                self.assertLessEqual(budget["spec"]["selector"]["matchLabels"].items(),
+                                     labels.items())
+            for spread in template["spec"]["topologySpreadConstraints"]:
+                self.assertLessEqual(spread["labelSelector"]["matchLabels"].items(), labels.items())
+
+    def test_containers_are_confined_and_have_limits(self):
+        for template in self.pods():
+            pod = template["spec"]
+            self.assertTrue(pod["securityContext"]["runAsNonRoot"])
+            self.assertFalse(pod["automountServiceAccountToken"])
+            for container in containers(pod):
+                context = container["securityContext"]
+                self.assertTrue(context["readOnlyRootFilesystem"])
+                self.assertFalse(context["allowPrivilegeEscalation"])
+                self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+                self.assertIn("memory", container["resources"]["limits"])
+                self.assertIn("cpu", container["resources"]["requests"])
+
+    def test_volumes_are_there_and_of_one_kind(self):
+        for template in self.pods():
+            pod = template["spec"]
+            for volume in pod["volumes"]:
+                self.assertEqual(len(volume), 2, volume)  # its name and its source
+            names = {volume["name"] for volume in pod["volumes"]}
+            for container in containers(pod):
+                self.assertLessEqual({m["name"] for m in container["volumeMounts"]}, names)
+
+    def test_grace_period_fits_the_drain(self):
+        for template in self.pods():
+            container = template["spec"]["containers"][0]
+            flags = dict(arg.split("=", 1) for arg in container["args"])
+            needed = (container["lifecycle"]["preStop"]["sleep"]["seconds"] +
+                      float(flags["--drain-timeout"]) + FLUSH_S)
+            self.assertGreaterEqual(template["spec"]["terminationGracePeriodSeconds"], needed)
+
+    def test_autoscaler_scales_the_deployment(self):
+        objects = self.rendered["replicas"]
+        spec = one(objects, "HorizontalPodAutoscaler")["spec"]
+        self.assertEqual(spec["scaleTargetRef"]["name"], one(objects, "Deployment")["metadata"]["name"])
+        self.assertEqual(spec["minReplicas"], one(objects, "Deployment")["spec"]["replicas"])
+
+
+class AgainstTheDaemonTest(unittest.TestCase):
+    """Flags, probes and metric names of the manifests, tried on a real daemon."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.container = one(render("cpu"), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+
+    def flags(self):
+        ours = ("--model", "--listen", "--metrics-listen")  # the test's daemon has its own
+        return [arg for arg in self.container["args"] if arg.split("=")[0] not in ours]
+
+    def health(self, daemon, probe):
+        port = self.container[probe]["grpc"]
+        stub = health_pb2_grpc.HealthStub(daemon.channel)
+        reply = stub.Check(health_pb2.HealthCheckRequest(service=port["service"]), timeout=10)
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
+
+    def test_ports_are_those_of_the_flags(self):
+        flags = dict(arg.split("=", 1) for arg in self.container["args"])
+        ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
+        self.assertEqual(flags["--listen"], f"0.0.0.0:{ports['grpc']}")
+        self.assertEqual(flags["--metrics-listen"], f"0.0.0.0:{ports['metrics']}")
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            self.assertEqual(self.container[probe]["grpc"]["port"], ports["grpc"])
+
+    def test_variables_are_known(self):
+        known = subprocess.run([BIN / "tesserad", "--help"], check=True, capture_output=True,
+                               text=True).stdout
+        for overlay in OVERLAYS:
+            container = one(render(overlay), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+            for variable in container.get("env", []):
+                self.assertIn(f"(Env:{variable['name']})", known)
+
+    def test_probes_see_a_drain_and_do_not_kill_it(self):
+        with Daemon(*self.flags()) as daemon:
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                self.assertEqual(self.health(daemon, probe), "SERVING")
+            stream = daemon.generation.GenerateStream(request("a", 1900, ignore_eos=True, n=32))
+            next(stream)
+            daemon.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: self.health(daemon, "readinessProbe") == "NOT_SERVING",
+                       "the drain to show")
+            self.assertEqual(self.health(daemon, "livenessProbe"), "SERVING")
+            stream.cancel()
+
+    def test_autoscalers_read_a_metric_that_the_daemon_has(self):
+        with Daemon() as daemon:
+            exported = {name for name, _ in samples(daemon)}
+        autoscaler = one(render("replicas"), "HorizontalPodAutoscaler")["spec"]["metrics"]
+        (scaled_object_query,) = [trigger["metadata"]["query"]
+                                  for trigger in extra("keda-scaled-object.yaml")["spec"]["triggers"]]
+        (adapter_rule,) = extra("prometheus-adapter-values.yaml")["rules"]["custom"]
+        expected = autoscaler[0]["pods"]["metric"]["name"]
+        self.assertIn(expected, exported)
+        for query in (scaled_object_query, adapter_rule["seriesQuery"]):
+            self.assertEqual([name for name, _ in selectors(query)], [expected])
+
+
+class ExtrasTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.objects = render("replicas")
+        cls.labels = one(cls.objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+
+    def test_custom_resources_are_those_we_cannot_validate(self):
+        for name in ("service-monitor.yaml", "keda-scaled-object.yaml", "inference-pool.yaml"):
+            with self.assertRaises(kubernetes_validate.SchemaNotFoundError):
+                kubernetes_validate.validate(extra(name), kubernetes_validate.latest_version())
+
+    def test_service_monitor_selects_the_one_service_with_metrics(self):
+        spec = extra("service-monitor.yaml")["spec"]
+        service = one(self.objects, "Service")
+        labels = service["metadata"]["labels"]
+        self.assertLessEqual(spec["selector"]["matchLabels"].items(), labels.items())
+        self.assertEqual(labels[spec["jobLabel"]], "tessera")
+        self.assertIn(spec["endpoints"][0]["port"], [port["name"] for port in service["spec"]["ports"]])
+        (excluded,) = spec["selector"]["matchExpressions"]
+        self.assertNotIn(excluded["key"], labels)
+        self.assertIn(excluded["key"], one(self.objects, "Service", "tessera-headless")["metadata"]["labels"])
+
+    def test_scaled_object_scales_the_deployment(self):
+        spec = extra("keda-scaled-object.yaml")["spec"]
+        self.assertEqual(spec["scaleTargetRef"]["name"], one(self.objects, "Deployment")["metadata"]["name"])
+
+    def test_inference_pool_selects_the_pods_over_http2(self):
+        spec = extra("inference-pool.yaml")["spec"]
+        self.assertLessEqual(spec["selector"]["matchLabels"].items(), self.labels.items())
+        self.assertEqual(spec["targetPorts"], [{"number": 50051}])
+        self.assertEqual(spec["appProtocol"], "kubernetes.io/h2c")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2, argv=sys.argv)
