@@ -12,12 +12,9 @@ namespace tessera::TESSERA_CUDA_NAMESPACE {
 // The name of a kernel with its template arguments, for messages.
 template <auto Kernel>
 std::string_view KernelName() {
-  struct Reader {
-    static std::string_view Signature() { return __PRETTY_FUNCTION__; }
-  };
-  std::string_view name = Reader::Signature();
-  const size_t begin = name.find("Kernel = ");
-  if (begin != std::string_view::npos) name.remove_prefix(begin + 9);
+  constexpr std::string_view kMark = "Kernel = ";
+  std::string_view name = __PRETTY_FUNCTION__;
+  name.remove_prefix(name.find(kMark) + kMark.size());
   return name.substr(0, name.find_first_of(";]"));
 }
 

@@ -313,7 +313,8 @@ uint64_t Block::NextRandom() {  // xorshift64*
 void Block::FailDivergent(const Rendezvous& rendezvous, const CallSite& site) {
   std::ostringstream message;
   message << "divergent warp: this lane at " << site << ", lanes " << LaneRanges(rendezvous.arrived)
-          << " with mask 0x" << std::hex << rendezvous.mask << " at " << rendezvous.site;
+          << " with mask 0x" << std::hex << rendezvous.mask << std::dec << " at "
+          << rendezvous.site;
   Fail(message.str());
 }
 

@@ -27,21 +27,30 @@ TESSERA_INLINE float Fp16Value(uint16_t bits) {
   return std::bit_cast<float>(value | (uint32_t{bits} & 0x8000u) << 16);
 }
 
+template <float (*Value)(uint16_t), int kSize>
+TESSERA_INLINE void Widen(const uint16_t* __restrict in, float* __restrict out) {
+  for (int i = 0; i < kSize; ++i) out[i] = Value(in[i]);
+}
+
 template <float (*Value)(uint16_t)>
 TESSERA_INLINE void MultiplyTile(Tile& tile) {
   alignas(32) float a[16][16];
-  alignas(32) float b[16][8];
-  for (int i = 0; i < 256; ++i) a[i / 16][i % 16] = Value(tile.a[i / 16][i % 16]);
-  for (int i = 0; i < 128; ++i) b[i / 8][i % 8] = Value(tile.b[i / 8][i % 8]);
+  alignas(32) Float8 b[16];
+  Widen<Value, 256>(tile.a[0], a[0]);
+  Widen<Value, 128>(tile.b[0], reinterpret_cast<float*>(b));
+  Float8* c = reinterpret_cast<Float8*>(tile.c);
   for (int row = 0; row < 16; row += 4) {
-    Float8 sum[4];
-    std::memcpy(sum, tile.c[row], sizeof(sum));
+    Float8 c0 = c[row], c1 = c[row + 1], c2 = c[row + 2], c3 = c[row + 3];
     for (int k = 0; k < 16; ++k) {
-      Float8 b_row;
-      std::memcpy(&b_row, b[k], sizeof(b_row));
-      for (int i = 0; i < 4; ++i) sum[i] += a[row + i][k] * b_row;
+      c0 += a[row][k] * b[k];
+      c1 += a[row + 1][k] * b[k];
+      c2 += a[row + 2][k] * b[k];
+      c3 += a[row + 3][k] * b[k];
     }
-    std::memcpy(tile.c[row], sum, sizeof(sum));
+    c[row] = c0;
+    c[row + 1] = c1;
+    c[row + 2] = c2;
+    c[row + 3] = c3;
   }
 }
 
