@@ -20,7 +20,7 @@ struct KvPageLayout {
   int num_kv_heads = 0;
   int head_dim = 0;
 
-  explicit KvPageLayout(const KvSpec& spec)
+  __host__ __device__ explicit KvPageLayout(const KvSpec& spec)
       : num_kv_heads(spec.num_kv_heads), head_dim(spec.head_dim) {}
 
   __host__ __device__ int64_t HeadElements() const { return int64_t{kPageTokens} * head_dim; }

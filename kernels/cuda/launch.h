@@ -33,7 +33,7 @@ void LaunchAs(void (*kernel)(Parameters...), const Stream& stream, dim3 grid, di
   simt::Device::Get().Launch(stream.handle(), {std::string(KernelName<Kernel>()), grid, block,
                                                shared_bytes, [=] { kernel(arguments...); }});
 #else
-  constexpr size_t kSharedBytesWithoutAsking = 48 * 1024;
+  constexpr size_t kSharedBytesWithoutAsking = size_t{48} << 10;
   const auto* erased = reinterpret_cast<const void*>(kernel);
   if (shared_bytes > kSharedBytesWithoutAsking) {
     static const bool allowed = (AllowLargeShared(erased, KernelName<Kernel>()), true);

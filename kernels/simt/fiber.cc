@@ -37,13 +37,13 @@ constexpr int kMaxFibers = 1024;
 constexpr int kSavedRegisters = 6;
 constexpr size_t kGuardBytes = 4096;
 #ifdef TESSERA_SIMT_ASAN
-constexpr size_t kStackBytes = 512 * 1024;
+constexpr size_t kStackBytes = size_t{512} << 10;
 #else
-constexpr size_t kStackBytes = 128 * 1024;
+constexpr size_t kStackBytes = size_t{128} << 10;
 #endif
 
 // Without it the hot lines of all stacks would fall into the same few cache sets.
-size_t StackColour(int index) { return static_cast<size_t>(index % 64) * 5 * 64; }
+size_t StackColour(int index) { return static_cast<size_t>(index % 64) * 320; }
 
 }  // namespace
 

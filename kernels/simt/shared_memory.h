@@ -9,7 +9,7 @@ namespace tessera::simt {
 
 // The most an sm_80 block may use, static and dynamic together (CUDA C++ Programming Guide,
 // table of compute capabilities: 163 KB). Our kernels must fit the smallest device they serve.
-inline constexpr size_t kMaxSharedBytes = 163 * 1024;
+inline constexpr size_t kMaxSharedBytes = size_t{163} << 10;
 
 // The shared memory of the one block that a host thread runs: dynamic memory of exactly the size
 // asked for, and static objects, each between guard zones. Everything holds 0xFF (NaN, -1) when a
@@ -36,7 +36,7 @@ class SharedMemory {
 
  private:
   static constexpr size_t kGuardBytes = 1024;
-  static constexpr size_t kStaticCapacity = 64 * 1024;
+  static constexpr size_t kStaticCapacity = size_t{64} << 10;
   static constexpr size_t kDynamicOffset = kStaticCapacity;
   static constexpr size_t kCapacity = kDynamicOffset + kMaxSharedBytes + kGuardBytes;
   static constexpr int kMaxStatics = 32;
