@@ -79,13 +79,15 @@ void MmaWarp(WarpArguments& arguments, uint32_t participants, void (*multiply)(T
     for (int i = 0; i < 2; ++i) {
       tile.b[t2 + i * 8][g] = static_cast<uint16_t>(in.b[i]);
       tile.b[t2 + i * 8 + 1][g] = static_cast<uint16_t>(in.b[i] >> 16);
-      std::memcpy(&tile.c[g + i * 8][t2], &c[2 * i], 8);
     }
+    std::memcpy(&tile.c[g][t2], c, 8);
+    std::memcpy(&tile.c[g + 8][t2], c + 2, 8);
   }
   multiply(tile);
   for (int lane = 0; lane < 32; ++lane) {
     auto* c = static_cast<float*>(arguments.out[lane]);
-    for (int i = 0; i < 2; ++i) std::memcpy(&c[2 * i], &tile.c[lane / 4 + i * 8][lane % 4 * 2], 8);
+    std::memcpy(c, &tile.c[lane / 4][lane % 4 * 2], 8);
+    std::memcpy(c + 2, &tile.c[lane / 4 + 8][lane % 4 * 2], 8);
   }
 }
 
