@@ -86,8 +86,10 @@ void MmaWarp(WarpArguments& arguments, uint32_t participants, void (*multiply)(T
   multiply(tile);
   for (int lane = 0; lane < 32; ++lane) {
     auto* c = static_cast<float*>(arguments.out[lane]);
-    std::memcpy(c, &tile.c[lane / 4][lane % 4 * 2], 8);
-    std::memcpy(c + 2, &tile.c[lane / 4 + 8][lane % 4 * 2], 8);
+    const int g = lane / 4;
+    const int t2 = lane % 4 * 2;
+    std::memcpy(c, &tile.c[g][t2], 8);
+    std::memcpy(c + 2, &tile.c[g + 8][t2], 8);
   }
 }
 
