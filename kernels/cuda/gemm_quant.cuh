@@ -1,0 +1,73 @@
+#pragma once
+
+#include "kernels/cuda/gemm_weight.h"
+
+// Quantised tiles (gemm_weight.h) taken apart: what GEMM and embedding share.
+
+namespace tessera::TESSERA_CUDA_NAMESPACE {
+
+__host__ __device__ constexpr bool QuantHasMinimum(DType type) {
+  return type == DType::kQ4_1 || type == DType::kQ4_K;
+}
+
+// The quants of one lane in one block of 32 columns (two k16 steps), as exact integers: pair 2 s +
+// h holds columns 16 s + 8 h + 2 t and the next.
+template <DType kType>
+__device__ __forceinline__ void LoadQuantWords(const uint8_t* tile, int lane, int block,
+                                               uint32_t (&words)[QuantBits(kType) / 4]) {
+  if constexpr (QuantBits(kType) == 8) {
+    const uint2 both = *reinterpret_cast<const uint2*>(tile + lane * 16 + block * 8);
+    words[0] = both.x;
+    words[1] = both.y;
+  } else {
+    words[0] = *reinterpret_cast<const uint32_t*>(tile + lane * 8 + block * 4);
+  }
+}
+
+// Quant `index` (0 .. 7, in the order of the pairs) of the words.
+template <DType kType>
+__device__ __forceinline__ int QuantAt(const uint32_t (&words)[QuantBits(kType) / 4], int index) {
+  if constexpr (QuantBits(kType) == 8) {
+    return static_cast<int>(words[index / 4] >> (index % 4 * 8) & 0xFF) - 128;
+  } else {
+    const uint32_t nibble = words[0] >> (index / 2 * 4 + index % 2 * 16) & 0xF;
+    return static_cast<int>(nibble) - (kType == DType::kQ4_0 ? 8 : 0);
+  }
+}
+
+// An element of a row of a block is d * quant + m.
+struct RowScale {
+  float d;
+  float m;  // 0 in formats without a minimum
+};
+
+// The scales of rows `row` and row + 1 (row even) of a panel's tile. supers: the K-quants' 8 pairs
+// (d, dmin) of the 256 columns, else null. All products are exact in fp32, as on the CPU.
+template <DType kType>
+__device__ __forceinline__ void LoadRowScales(const uint8_t* tile, const uint8_t* supers, int block,
+                                              int row, RowScale (&scales)[2]) {
+  const uint8_t* entries = tile + TileQuantBytes(kType);
+  const int entry = block * kPanelRows + row;
+  if constexpr (kType == DType::kQ4_K) {
+    const uint32_t bytes = *reinterpret_cast<const uint32_t*>(entries + 2 * entry);
+    const uint2 pairs = *reinterpret_cast<const uint2*>(supers + 4 * row);
+    const float2 low = Unpack2<Fp16>(pairs.x);
+    const float2 high = Unpack2<Fp16>(pairs.y);
+    scales[0] = {low.x * static_cast<float>(bytes & 0xFF),
+                 -(low.y * static_cast<float>(bytes >> 8 & 0xFF))};
+    scales[1] = {high.x * static_cast<float>(bytes >> 16 & 0xFF),
+                 -(high.y * static_cast<float>(bytes >> 24))};
+  } else if constexpr (kType == DType::kQ4_1) {
+    const uint2 pairs = *reinterpret_cast<const uint2*>(entries + 4 * entry);
+    const float2 low = Unpack2<Fp16>(pairs.x);
+    const float2 high = Unpack2<Fp16>(pairs.y);
+    scales[0] = {low.x, low.y};
+    scales[1] = {high.x, high.y};
+  } else {
+    const float2 both = Unpack2<Fp16>(*reinterpret_cast<const uint32_t*>(entries + 2 * entry));
+    scales[0] = {both.x, 0.0f};
+    scales[1] = {both.y, 0.0f};
+  }
+}
+
+}  // namespace tessera::TESSERA_CUDA_NAMESPACE
