@@ -7,6 +7,8 @@ import os
 import pathlib
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+import grpc
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -26,14 +29,14 @@ def make_tiny_model():
     folder = tempfile.mkdtemp(prefix="tessera-deploy-")
     atexit.register(shutil.rmtree, folder)
     path = f"{folder}/tiny.gguf"
-    subprocess.run([BIN / "make_tiny_model", "--output", path, "--max-context", "2048"], check=True,
+    subprocess.run([BIN / "make_tiny_model", "--output", path, "--max-context", "32768"], check=True,
                    stdout=subprocess.DEVNULL)
     return path
 
 
 os.environ["TESSERA_MODEL"] = make_tiny_model()
 sys.path.insert(0, str(ROOT / "tests/system"))
-from harness import (CALL_TIMEOUT_S, Daemon, control_pb2, error_of,  # noqa: E402, F401
+from harness import (Daemon, control_pb2, control_pb2_grpc, error_of,  # noqa: E402, F401
                      generation_pb2_grpc, pb, request, run_at_once, tessera)
 
 
@@ -135,3 +138,130 @@ class Dashboard:
         for name, value in self.variables.items():
             expression = expression.replace(name, value)
         return expression
+
+
+class Replicas:
+    """Daemons that keep their addresses when they are started again."""
+
+    def __init__(self, *flags, count=3):
+        self.flags = flags
+        self.daemons = [Daemon(*flags) for _ in range(count)]
+        self.targets = [daemon.target for daemon in self.daemons]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for daemon in self.daemons:
+            daemon.stop()
+
+    def __iter__(self):
+        return iter(self.daemons)
+
+    def kill(self, i, signal_number=signal.SIGKILL):
+        self.daemons[i].process.send_signal(signal_number)
+        ended(self.daemons[i].process)
+
+    def start_again(self, i):
+        self.daemons[i] = Daemon(*self.flags, listen=self.targets[i])
+
+    def num_ended(self):
+        """Sequences that each daemon has brought to an end, whatever the end."""
+        return [daemon.metric("vllm:request_success_total") for daemon in self.daemons]
+
+
+class Proxy:
+    """A process that listens on self.target and passes calls on; a channel to it with our stubs."""
+
+    def __init__(self, command, folder):
+        self.folder = folder
+        self.log_path = pathlib.Path(folder.name) / "log"
+        with open(self.log_path, "w") as log:
+            self.process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
+        self.channel = grpc.insecure_channel(self.target)
+        self.generation = generation_pb2_grpc.GenerationServiceStub(self.channel)
+
+    def __enter__(self):
+        try:
+            grpc.channel_ready_future(self.channel).result(timeout=30)
+        except grpc.FutureTimeoutError:
+            raise AssertionError(self.log_path.read_text()[-4000:]) from None
+        return self
+
+    def __exit__(self, *_):
+        self.channel.close()
+        self.process.terminate()
+        ended(self.process)
+        self.folder.cleanup()
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Envoy(Proxy):
+    """deploy/envoy/envoy.yaml, with addresses of this test in place of its own."""
+
+    def __init__(self, targets):
+        folder = tempfile.TemporaryDirectory(prefix="tessera-envoy-")
+        config = yaml.safe_load((DEPLOY / "envoy/envoy.yaml").read_text())
+        listener, self.admin = free_port(), free_port()
+        self.target = f"127.0.0.1:{listener}"
+        config["admin"]["address"]["socket_address"]["port_value"] = self.admin
+        config["static_resources"]["listeners"][0]["address"]["socket_address"] = {
+            "address": "127.0.0.1", "port_value": listener}
+        # The replicas come and go in a file, as they do in DNS.
+        self.endpoints = pathlib.Path(folder.name) / "endpoints.json"
+        (cluster,) = config["static_resources"]["clusters"]
+        del cluster["load_assignment"], cluster["dns_refresh_rate"], cluster["respect_dns_ttl"]
+        cluster["type"] = "EDS"
+        cluster["eds_cluster_config"] = {"eds_config": {
+            "resource_api_version": "V3", "path_config_source": {"path": str(self.endpoints)}}}
+        config["node"] = {"id": "test", "cluster": "test"}
+        self.set_targets(targets)
+        path = pathlib.Path(folder.name) / "envoy.yaml"
+        path.write_text(yaml.safe_dump(config))
+        super().__init__([pathlib.Path(sys.executable).parent / "envoy", "-c", path, "--concurrency", 1,
+                          "--use-dynamic-base-id", "--log-level", "warning"], folder)
+
+    def __enter__(self):
+        super().__enter__()
+        self.wait_for_healthy(self.num_targets)
+        return self
+
+    def set_targets(self, targets):
+        """By rename, which is what Envoy watches for."""
+        hosts = [target.split(":") for target in targets]
+        endpoints = [{"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}
+                     for host, port in hosts]
+        written = self.endpoints.with_suffix(".new")
+        written.write_text(json.dumps({"resources": [{
+            "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            "cluster_name": "tesserad", "endpoints": [{"lb_endpoints": endpoints}]}]}))
+        written.rename(self.endpoints)
+        self.num_targets = len(targets)
+
+    def stat(self, name):
+        url = f"http://127.0.0.1:{self.admin}/stats?filter=^cluster.tesserad.{name}$"
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return int(reply.read().split()[-1])
+
+    def wait_for_healthy(self, count):
+        wait_until(lambda: self.stat("membership_healthy") == count, f"{count} healthy replicas")
+
+
+class Nginx(Proxy):
+    """deploy/nginx/nginx.conf, with addresses of this test in place of its own."""
+
+    def __init__(self, targets):
+        folder = tempfile.TemporaryDirectory(prefix="tessera-nginx-")
+        self.target = f"127.0.0.1:{free_port()}"
+        config = (DEPLOY / "nginx/nginx.conf").read_text()
+        for i, target in enumerate(targets):
+            config = config.replace(f"tessera-{i}:50051", target)
+        config = config.replace("listen 50051", f"listen {self.target}")
+        path = pathlib.Path(folder.name) / "nginx.conf"
+        path.write_text("daemon off;\n" + config)
+        super().__init__(["nginx", "-p", folder.name, "-c", path, "-e", "stderr"], folder)

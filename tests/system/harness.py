@@ -45,11 +45,11 @@ from tessera.v1 import generation_pb2_grpc  # noqa: E402
 class Daemon:
     """One tesserad. Use as a context manager; flags are those of its command line."""
 
-    def __init__(self, *flags, model=None):
+    def __init__(self, *flags, model=None, listen="127.0.0.1:0"):
         self.work = tempfile.TemporaryDirectory(prefix="tessera-test-")
         announce = pathlib.Path(self.work.name) / "announce.json"
         self.log_path = pathlib.Path(self.work.name) / "log"
-        command = [str(BIN / "tesserad"), "--model", model or MODEL, "--listen", "127.0.0.1:0",
+        command = [str(BIN / "tesserad"), "--model", model or MODEL, "--listen", listen,
                    "--metrics-listen", "127.0.0.1:0", "--announce", str(announce),
                    *map(str, flags)]
         self.log_file = open(self.log_path, "wb")
