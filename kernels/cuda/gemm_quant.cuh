@@ -24,14 +24,45 @@ __device__ __forceinline__ void LoadQuantWords(const uint8_t* tile, int lane, in
   }
 }
 
-// Quant `index` (0 .. 7, in the order of the pairs) of the words.
+// Integer `index` (0 .. 7: element index % 2 of pair index / 2) of the words.
 template <DType kType>
 __device__ __forceinline__ int QuantAt(const uint32_t (&words)[QuantBits(kType) / 4], int index) {
+  const int shift = index % 2 * 16;
   if constexpr (QuantBits(kType) == 8) {
-    return static_cast<int>(words[index / 4] >> (index % 4 * 8) & 0xFF) - 128;
+    return static_cast<int>(words[index / 4] >> (index / 2 % 2 * 8 + shift) & 0xFF) - 128;
   } else {
-    const uint32_t nibble = words[0] >> (index / 2 * 4 + index % 2 * 16) & 0xF;
-    return static_cast<int>(nibble) - (kType == DType::kQ4_0 ? 8 : 0);
+    const int nibble = static_cast<int>(words[0] >> (index / 2 * 4 + shift) & 0xF);
+    return nibble - (kType == DType::kQ4_0 ? 8 : 0);
+  }
+}
+
+// Two of the value, as T.
+template <typename T, int kValue>
+inline constexpr uint32_t kBroadcastPair = 0x10001u *
+                                           (std::is_same_v<T, Bf16>
+                                                ? FloatToBf16Bits(static_cast<float>(kValue))
+                                                : FloatToFp16Bits(static_cast<float>(kValue)));
+
+// Pair `pair` (0 .. 3) of the words as two T, exactly. The bits of an integer below 2^m, set into
+// the mantissa (of at least m bits) of 2^m * 2^k, add up to that power plus the integer.
+template <typename T, DType kType>
+__device__ __forceinline__ uint32_t QuantPair(const uint32_t (&words)[QuantBits(kType) / 4],
+                                              int pair) {
+  constexpr int kPower = std::is_same_v<T, Bf16> ? 128 : 1024;
+  constexpr uint32_t kPowers = kBroadcastPair<T, kPower>;
+  if constexpr (QuantBits(kType) == 4) {
+    constexpr int kOffset = kPower + (kType == DType::kQ4_0 ? 8 : 0);
+    return AddPairs<T>((words[0] >> (4 * pair) & 0x000F000Fu) | kPowers,
+                       kBroadcastPair<T, -kOffset>);
+  } else if constexpr (std::is_same_v<T, Fp16>) {
+    return AddPairs<T>((words[pair / 2] >> (pair % 2 * 8) & 0x00FF00FFu) | kPowers,
+                       kBroadcastPair<T, -kPower - 128>);
+  } else {
+    // bf16 has 7 bits for the 8: the top one (set where the quant is not negative) chooses between
+    // the offsets -128 and -256, whose patterns differ in that very bit.
+    const uint32_t bytes = words[pair / 2] >> (pair % 2 * 8);
+    return AddPairs<T>((bytes & 0x007F007Fu) | kPowers,
+                       (bytes & 0x00800080u) ^ kBroadcastPair<T, -256>);
   }
 }
 

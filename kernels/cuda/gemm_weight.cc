@@ -13,32 +13,21 @@ namespace {
 
 constexpr int kBlocksPerTile = kTileCols / kQuantBlock;
 
-// Where column `col` of a tile lies among the columns of its row's four lanes.
-struct LaneColumn {
-  int t;      // lane 4 * row + t
-  int step;   // k16
-  int index;  // of the step's four columns
-};
-
-LaneColumn FindLaneColumn(int col) {
-  const int in_step = col % 16;
-  return {in_step % 8 / 2, col / 16, in_step / 8 * 2 + in_step % 2};
-}
-
+// Puts the quant of a column of a tile into its lane's words.
 void PutQuant(DType type, int row, int col, int quant, uint8_t* tile) {
-  const auto [t, step, index] = FindLaneColumn(col);
-  const int lane = 4 * row + t;
-  if (QuantBits(type) == 8) {
-    tile[lane * 16 + step * 4 + index] = static_cast<uint8_t>(quant + 128);
-    return;
-  }
-  // Q4_0's quants lie around 0.
-  const auto nibble = static_cast<uint32_t>(quant + (type == DType::kQ4_0 ? 8 : 0));
-  const int pair = step % 2 * 2 + index / 2;
+  const int bits = QuantBits(type);
+  const int in_step = col % 16;
+  const int lane = 4 * row + in_step % 8 / 2;
+  const int steps_per_word = 8 / bits;
+  const int word_index = col / 16 / steps_per_word;
+  const int pair = col / 16 % steps_per_word * 2 + in_step / 8;
+  uint8_t* address = tile + lane * (kTileCols / 4 * bits / 8) + 4 * word_index;
   uint32_t word;
-  std::memcpy(&word, tile + lane * 8 + step / 2 * 4, sizeof word);
-  word |= nibble << (4 * pair + 16 * (index % 2));
-  std::memcpy(tile + lane * 8 + step / 2 * 4, &word, sizeof word);
+  std::memcpy(&word, address, sizeof word);
+  // Q8_0 and Q4_0 lie around 0.
+  const int offset = type == DType::kQ8_0 ? 128 : type == DType::kQ4_0 ? 8 : 0;
+  word |= static_cast<uint32_t>(quant + offset) << (bits * pair + 16 * (in_step % 2));
+  std::memcpy(address, &word, sizeof word);
 }
 
 void PutScales(DType type, const QuantBlock& block, int block_in_tile, int row, uint8_t* scales) {

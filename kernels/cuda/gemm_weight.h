@@ -14,9 +14,10 @@
 // columns, in the order in which lanes read them; rows and columns that fill up a tile are zero.
 //
 //   tile: quants, for lane 4 g + t of a warp those of row g that its registers take in four k16
-//         steps s: columns 16 s + 2 t + {0, 1, 8, 9}. 4 bits: 8 bytes a lane, word w holds steps
-//         2 w and 2 w + 1: pair j (0 .. 3) has its lower column in bits 4 j, the other in 4 j + 16.
-//         8 bits: 16 bytes a lane, byte b of word s the b-th of those columns, plus 128.
+//         steps: in step s pair 0 is columns 16 s + 2 t and the next, pair 1 those 8 further on.
+//         8 bits: 16 bytes a lane, word s is step s; pair j has its lower column in bits 8 j, the
+//         other in 8 j + 16, each plus 128. 4 bits: 8 bytes a lane, word w is steps 2 w and
+//         2 w + 1; their pairs j = 0 .. 3 have the lower column in bits 4 j, the other in 4 j + 16.
 //         Then scales [2 blocks of 32 columns][8 rows]: Q8_0, Q4_0 d (f16); Q4_1 d, m (f16);
 //         Q4_K scale, min (bytes).
 //   Q4_K has besides, behind all tiles, d, dmin (f16) [panels][ceil(cols / 256)][8 rows].

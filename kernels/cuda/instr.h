@@ -424,6 +424,26 @@ __device__ __forceinline__ uint64_t AtomicCas64(uint64_t* address, uint64_t comp
   return atomicCAS(reinterpret_cast<AtomicWord*>(address), compare, value);
 }
 
+// ---- Arithmetic on pairs ----
+
+// Both sums rounded to nearest even. (By fma: sm_80 has no add of two bf16.)
+template <typename T>
+__device__ __forceinline__ uint32_t AddPairs(uint32_t a, uint32_t b) {
+#ifdef TESSERA_SIMT
+  const float2 x = Unpack2<T>(a);
+  const float2 y = Unpack2<T>(b);
+  return Pack2<T>(x.x + y.x, x.y + y.y);
+#else
+  uint32_t result;
+  if constexpr (std::is_same_v<T, Bf16>) {
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(0x3F803F80u), "r"(b));
+  } else {
+    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  }
+  return result;
+#endif
+}
+
 #endif  // defined(TESSERA_SIMT) || defined(__CUDACC__)
 
 }  // namespace tessera::TESSERA_CUDA_NAMESPACE

@@ -11,5 +11,6 @@ namespace tessera::conformance {
 
 std::vector<Case> DeviceMathCases();
 std::vector<Case> ElementwiseCases();
+std::vector<Case> GemmCases();
 
 }  // namespace tessera::conformance

@@ -46,7 +46,8 @@ int main(int argc, char** argv) {
   if (argc > 2) tessera::simt::Device::Get().SetSeed(static_cast<unsigned>(std::atoi(argv[2])));
 #endif
   const int num_failed = RunCases(tessera::conformance::DeviceMathCases(), substring) +
-                         RunCases(tessera::conformance::ElementwiseCases(), substring);
+                         RunCases(tessera::conformance::ElementwiseCases(), substring) +
+                         RunCases(tessera::conformance::GemmCases(), substring);
   std::printf("%d failed on %s\n", num_failed, properties.name.c_str());
   return num_failed == 0 ? 0 : 1;
 }
