@@ -32,36 +32,51 @@ void ExpectNear(const Floats& actual, const Floats& expected, double relative, d
 
 class BackendOpsTest : public testing::TestWithParam<BackendCase> {
  protected:
+  double LinearBound(DType type, const float* x, const float* w, int64_t cols, double exact) const;
+
+  // The same inputs for the backend and the reference.
+  Floats Rounded(Floats values) const { return RoundToActivations(*backend_, std::move(values)); }
+  bool HasDim(int64_t dim) const { return dim % GetParam().dim_multiple == 0; }
+
   const std::unique_ptr<Backend> backend_ = GetParam().make();
   const std::unique_ptr<Backend> reference_ = MakeReferenceBackend();
+  const DType type_ = ActivationType(*backend_);
+  // Of rounding a result to an activation: relative, and absolute below fp16's normal range. On the
+  // CPU activations are the fp32 that ops compute with.
+  const double rounding_ = type_ == DType::kF32 ? 0 : UnitRoundoff(type_);
+  const double underflow_ = type_ == DType::kF16 ? 0x1p-25 : 0;
 };
 
 TEST_P(BackendOpsTest, AllocatesZeroedAlignedMemory) {
   for (const size_t size_bytes : {size_t{0}, size_t{1}, size_t{64}, size_t{100'000}}) {
     const DeviceBuffer buffer = backend_->Allocate(size_bytes);
-    const auto* bytes = buffer.As<unsigned char>();
     EXPECT_EQ(buffer.size_bytes(), size_bytes);
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(bytes) % 64, 0u);
-    EXPECT_TRUE(std::all_of(bytes, bytes + size_bytes, [](unsigned char b) { return b == 0; }));
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.As<void>()) % 64, 0u);
+    std::vector<uint8_t> bytes(size_bytes, 1);
+    backend_->Download(buffer.As<void>(), size_bytes, bytes.data());
+    backend_->Synchronize();
+    EXPECT_EQ(bytes, std::vector<uint8_t>(size_bytes, 0));
   }
 }
 
-constexpr int64_t kDims[] = {1, 15, 16, 17, 64, 576, 1000};
+constexpr int64_t kDims[] = {1, 15, 16, 17, 64, 576, 1000, 2056};
 
 TEST_P(BackendOpsTest, RmsNorm) {
   for (const int64_t dim : kDims) {
+    if (!HasDim(dim)) continue;
     for (const int64_t num_rows : {1, 3, 40}) {
       const Floats x = ActivationFloats(num_rows * dim, 1);
       const Floats weight = NormalFloats(dim, 2);
       // Half a lane's chain and the tree under the square root, then a few single operations.
       const double tolerance = (static_cast<double>(dim) / 32 + 8) * kUnit;
       ExpectNear(RunRmsNorm(backend_.get(), x, weight, 1e-5f),
-                 RunRmsNorm(reference_.get(), x, weight, 1e-5f), tolerance, 0,
+                 RunRmsNorm(reference_.get(), x, weight, 1e-5f), tolerance + rounding_, underflow_,
                  "dim " + std::to_string(dim));
+      const Floats added = Rounded(x);
       const Floats residual = NormalFloats(num_rows * dim, 3);
-      ExpectNear(RunAddRmsNorm(backend_.get(), x, residual, weight, 1e-5f),
-                 RunAddRmsNorm(reference_.get(), x, residual, weight, 1e-5f), tolerance, 0,
-                 "add, dim " + std::to_string(dim));
+      ExpectNear(RunAddRmsNorm(backend_.get(), added, residual, weight, 1e-5f),
+                 RunAddRmsNorm(reference_.get(), added, residual, weight, 1e-5f),
+                 tolerance + rounding_, underflow_, "add, dim " + std::to_string(dim));
     }
   }
 }
@@ -73,33 +88,43 @@ TEST_P(BackendOpsTest, RmsNormOfZerosIsZero) {
 
 TEST_P(BackendOpsTest, SwiGlu) {
   for (const int64_t dim : kDims) {
-    Floats gate_up = ActivationFloats(6 * dim, 4);
+    if (!HasDim(dim)) continue;
+    Floats gate_up = Rounded(ActivationFloats(6 * dim, 4));
     gate_up[0] = -200.0f;  // the sigmoid underflows
     gate_up[static_cast<size_t>(dim) / 2] = 200.0f;
-    // The sigmoid is good to 2.5 ulp, then two products; it flushes below 2^-126.
+    // The sigmoid is good to 2.5 ulp, then two products; it flushes below 2^-126. A device's
+    // exponential takes a rounded exponent, at most 200 log2(e) here, as it does of 1 ulp besides.
+    const double approximation = GetParam().has_cpu_bits ? 8 * kUnit : 200 * kUnit + 12 * kUnit;
     ExpectNear(RunSwiGlu(backend_.get(), gate_up, dim), RunSwiGlu(reference_.get(), gate_up, dim),
-               8 * kUnit, 1e-34, "dim " + std::to_string(dim));
+               approximation + rounding_, 1e-34 + underflow_, "dim " + std::to_string(dim));
   }
 }
 
 TEST_P(BackendOpsTest, GatherRows) {
-  const Floats x = NormalFloats(10 * 33, 5);
+  const int64_t dim = 33 * GetParam().dim_multiple;
+  const auto size = static_cast<size_t>(dim);
+  const Floats x = NormalFloats(10 * dim, 5);
   const std::vector<int32_t> rows = {9, 0, 0, 4};
-  Floats out(rows.size() * 33);
-  backend_->GatherRows(x.data(), rows, 33 * sizeof(float), out.data());
+  const Floats out = RunGatherRows(backend_.get(), x, dim, rows);
   for (size_t i = 0; i < out.size(); ++i) {
-    EXPECT_EQ(out[i], x[static_cast<size_t>(rows[i / 33]) * 33 + i % 33]);
+    EXPECT_EQ(out[i], x[static_cast<size_t>(rows[i / size]) * size + i % size]);
   }
+}
+
+// Formats that the device multiplies in their own arithmetic; the others become activations' type.
+bool IsStoredExactly(DType type) {
+  return type == DType::kQ8_0 || type == DType::kQ4_0 || type == DType::kQ4_1 ||
+         type == DType::kQ4_K || type == DType::kQ5_0;
 }
 
 TEST_P(BackendOpsTest, EmbedGivesTheDequantisedRowsExactly) {
   for (const DType type : kAllDTypes) {
     constexpr int64_t kRows = 70, kCols = 512;
     const auto weight = MakeWeight(backend_.get(), type, kRows, kCols, 6);
-    const Floats values = DequantizedWeight(type, kRows, kCols, 6);
+    Floats values = DequantizedWeight(type, kRows, kCols, 6);
+    if (!IsStoredExactly(type)) values = Rounded(std::move(values));
     const std::vector<TokenId> tokens = {69, 0, 31, 32, 0, 64};
-    Floats out(tokens.size() * kCols);
-    backend_->Embed(*weight, tokens, out.data());
+    const Floats out = RunEmbed(backend_.get(), *weight, tokens);
     for (size_t i = 0; i < out.size(); ++i) {
       ASSERT_EQ(out[i], values[static_cast<size_t>(tokens[i / kCols]) * kCols + i % kCols])
           << Name(type) << " element " << i;
@@ -107,28 +132,82 @@ TEST_P(BackendOpsTest, EmbedGivesTheDequantisedRowsExactly) {
   }
 }
 
-// How far row x times one weight row may be off: fp32 accumulation, and for quantised weights the
-// rounding of activations to int16 by blocks of 32.
-double LinearBound(DType type, const float* x, const float* w, int64_t cols) {
+// Of a row x and one row w of a weight, by blocks of 32 columns.
+struct BlockSums {
+  double max_x = 0, sum_x = 0, max_w = 0, sum_w = 0, sum_xw = 0;
+};
+
+BlockSums SumBlock(const float* x, const float* w, int64_t size) {
+  BlockSums sums;
+  for (int64_t k = 0; k < size; ++k) {
+    sums.max_x = std::max(sums.max_x, std::fabs(double{x[k]}));
+    sums.max_w = std::max(sums.max_w, std::fabs(double{w[k]}));
+    sums.sum_x += std::fabs(double{x[k]});
+    sums.sum_w += std::fabs(double{w[k]});
+    sums.sum_xw += std::fabs(double{x[k]} * double{w[k]});
+  }
+  return sums;
+}
+
+// How far row x times one weight row may be off on the CPU: fp32 accumulation, and for quantised
+// weights the rounding of activations to int16 by blocks of 32.
+double CpuLinearBound(DType type, const float* x, const float* w, int64_t cols) {
   double bound = 0;
   for (int64_t block = 0; block < cols; block += 32) {
-    double max_x = 0, sum_x = 0, max_w = 0, sum_w = 0, sum_xw = 0;
-    for (int64_t k = block; k < std::min(cols, block + 32); ++k) {
-      max_x = std::max(max_x, std::fabs(double{x[k]}));
-      max_w = std::max(max_w, std::fabs(double{w[k]}));
-      sum_x += std::fabs(double{x[k]});
-      sum_w += std::fabs(double{w[k]});
-      sum_xw += std::fabs(double{x[k]} * double{w[k]});
-    }
+    const BlockSums sums = SumBlock(x + block, w + block, std::min<int64_t>(32, cols - block));
     if (IsQuantized(type)) {
       // Scale and minimum are multiplied apart; together they reach some times the largest weight.
       const double num_additions = 2.0 * static_cast<double>(cols) / 32 + 8;
-      bound += 0.501 * max_x / 32639 * sum_w + num_additions * kUnit * 4 * max_w * sum_x;
+      bound += 0.501 * sums.max_x / 32639 * sums.sum_w +
+               num_additions * kUnit * 4 * sums.max_w * sums.sum_x;
     } else {
-      bound += static_cast<double>(cols + 1) * kUnit * sum_xw;
+      bound += static_cast<double>(cols + 1) * kUnit * sums.sum_xw;
     }
   }
   return bound;
+}
+
+// On a device: each addition of a tensor core may lose a whole fp32 unit; weights that are not
+// stored exactly are rounded once to activations' type. The result's own rounding comes on top.
+double DeviceLinearBound(DType type, DType activation_type, const float* x, const float* w,
+                         int64_t cols) {
+  const double num_additions = static_cast<double>(cols + 2 * cols / 32 + 1);
+  const bool is_exact = IsStoredExactly(type) || type == activation_type;
+  double bound = 0;
+  for (int64_t block = 0; block < cols; block += 32) {
+    const BlockSums sums = SumBlock(x + block, w + block, std::min<int64_t>(32, cols - block));
+    const double magnitude = IsQuantized(type) ? 4 * sums.max_w * sums.sum_x : sums.sum_xw;
+    bound += num_additions * 2 * kUnit * magnitude;
+    // fp16 has multiples of 2^-24 below 2^-14.
+    if (!is_exact) bound += UnitRoundoff(activation_type) * sums.sum_xw + 0x1p-25 * sums.sum_x;
+  }
+  return bound;
+}
+
+double BackendOpsTest::LinearBound(DType type, const float* x, const float* w, int64_t cols,
+                                   double exact) const {
+  if (type_ == DType::kF32) return CpuLinearBound(type, x, w, cols);
+  const double bound = DeviceLinearBound(type, type_, x, w, cols);
+  return bound + rounding_ * (std::fabs(exact) + bound) + underflow_;
+}
+
+TEST_P(BackendOpsTest, LogitsAreLinearInFp32) {
+  constexpr int64_t kCols = 512, kRows = 130;
+  for (const DType type : {DType::kF16, DType::kQ8_0}) {
+    const auto weight = MakeWeight(backend_.get(), type, kRows, kCols, 8);
+    const auto reference = MakeWeight(reference_.get(), type, kRows, kCols, 8);
+    const Floats values = DequantizedWeight(type, kRows, kCols, 8);
+    const Floats x = Rounded(ActivationFloats(3 * kCols, 9));
+    const Floats actual = RunLogits(backend_.get(), x, *weight);
+    const Floats expected = RunLogits(reference_.get(), x, *reference);
+    for (size_t i = 0; i < actual.size(); ++i) {
+      const float* row = &x[i / kRows * kCols];
+      const float* w = &values[i % kRows * kCols];
+      const double bound = type_ == DType::kF32 ? CpuLinearBound(type, row, w, kCols)
+                                                : DeviceLinearBound(type, type_, row, w, kCols);
+      ASSERT_NEAR(actual[i], expected[i], bound) << Name(type) << " element " << i;
+    }
+  }
 }
 
 TEST_P(BackendOpsTest, Linear) {
@@ -149,13 +228,13 @@ TEST_P(BackendOpsTest, Linear) {
     }
     const size_t num_outputs = values.size() / static_cast<size_t>(cols);
     for (const int64_t num_rows : {1, 2, 5, 37}) {
-      const Floats x = ActivationFloats(num_rows * cols, 7);
+      const Floats x = Rounded(ActivationFloats(num_rows * cols, 7));
       const Floats actual = RunLinear(backend_.get(), x, pointers);
       const Floats expected = RunLinear(reference_.get(), x, reference_pointers);
       for (size_t i = 0; i < actual.size(); ++i) {
         const float* row = &x[i / num_outputs * static_cast<size_t>(cols)];
         const float* weight = &values[i % num_outputs * static_cast<size_t>(cols)];
-        ASSERT_NEAR(actual[i], expected[i], LinearBound(type, row, weight, cols))
+        ASSERT_NEAR(actual[i], expected[i], LinearBound(type, row, weight, cols, expected[i]))
             << Name(type) << ", " << num_rows << " rows, element " << i;
       }
     }
@@ -194,10 +273,13 @@ std::vector<AttentionTestCase> AttentionCases() {
   return cases;
 }
 
-AttentionRun RunAttention(Backend* backend, const AttentionTestCase& test) {
+// rounded_for: the backend whose activation type the inputs are rounded to.
+AttentionRun RunAttention(Backend* backend, const AttentionTestCase& test,
+                          const Backend& rounded_for) {
   std::vector<uint32_t> seeds(test.steps[0].size());
   std::iota(seeds.begin(), seeds.end(), 20u);
   AttentionRun run(backend, test.shape, seeds, 640);
+  run.RoundInputsFor(rounded_for);
   for (const std::vector<int>& step : test.steps) run.Step(step);
   return run;
 }
@@ -210,21 +292,31 @@ std::string Describe(const AttentionShape& shape) {
 
 // Scores are one chain of head_dim products of two vectors of norm below 2 sqrt(head_dim); sums run
 // over at most 640 keys; values are below 6.
-double AttentionBound(const AttentionShape& shape) {
+//
+// In 16 bits a probability and an output are each rounded once to that type, and a tanh has a
+// relative error of 2^-11. Stored keys and values are the inputs, which are of that type; the
+// reference's fp16 pages change what is below 2^-14 by up to 2^-25.
+double AttentionBound(const AttentionShape& shape, DType type) {
   const double dim = shape.spec.head_dim;
   const double max_score = 4 * std::sqrt(dim);
-  const double score_error = (dim + 8) * kUnit * max_score + 6 * kUnit * double{shape.softcap};
-  return (2 * score_error + 2 * (640 + 16) * kUnit) * 6;
+  if (type == DType::kF32) {
+    const double score_error = (dim + 8) * kUnit * max_score + 6 * kUnit * double{shape.softcap};
+    return (2 * score_error + 2 * (640 + 16) * kUnit) * 6;
+  }
+  const double score_error =
+      2 * (dim + 8) * kUnit * max_score + 0x1p-11 * double{shape.softcap} + 0x1p-25 * max_score;
+  return (2 * score_error + 4 * (640 + 16) * kUnit + 2 * UnitRoundoff(type)) * 6 + 0x1p-25;
 }
 
 TEST_P(BackendOpsTest, Attention) {
   for (const AttentionTestCase& test : AttentionCases()) {
-    const AttentionRun actual = RunAttention(backend_.get(), test);
-    const AttentionRun expected = RunAttention(reference_.get(), test);
+    if (!GetParam().SupportsHeadDim(test.shape.spec.head_dim)) continue;
+    const AttentionRun actual = RunAttention(backend_.get(), test, *backend_);
+    const AttentionRun expected = RunAttention(reference_.get(), test, *backend_);
     for (size_t i = 0; i < test.steps[0].size(); ++i) {
       const auto sequence = static_cast<int>(i);
-      ExpectNear(actual.output(sequence), expected.output(sequence), 0, AttentionBound(test.shape),
-                 Describe(test.shape));
+      ExpectNear(actual.output(sequence), expected.output(sequence), 0,
+                 AttentionBound(test.shape, type_), Describe(test.shape));
     }
     EXPECT_EQ(actual.num_faults(), 0);
   }
@@ -235,15 +327,18 @@ TEST_P(BackendOpsTest, RopeRotatesQueriesAndStoredKeys) {
     AttentionTestCase test = {
         {.num_heads = 6, .spec = {.num_kv_heads = 2, .head_dim = 64}, .rope_dim = rope_dim},
         {{130, 1}, {1, 70}}};
-    const AttentionRun actual = RunAttention(backend_.get(), test);
-    const AttentionRun expected = RunAttention(reference_.get(), test);
+    const AttentionRun actual = RunAttention(backend_.get(), test, *backend_);
+    const AttentionRun expected = RunAttention(reference_.get(), test, *backend_);
     // A rounding apart before the key is rounded to fp16 may move single elements by 2^-10 of them.
-    const double flip = 2 * 6 * 6 * 0x1p-10 / 8 * 6;
+    double flip = 2 * 6 * 6 * 0x1p-10 / 8 * 6;
+    // In 16 bits queries and keys, of norm below 2 sqrt(64) and at most sqrt(2) 6 an element, are
+    // each off by a rounding, and so the score by 2 roundings of 16 * 16 / 8.
+    if (type_ != DType::kF32) flip = (2 * 2 * rounding_ + 0x1p-10) * 32 * 6;
     for (const int sequence : {0, 1}) {
-      ExpectNear(actual.rotated_q(sequence), expected.rotated_q(sequence), 0, 2 * 6 * 2 * kUnit,
-                 "q, rope_dim " + std::to_string(rope_dim));
+      ExpectNear(actual.rotated_q(sequence), expected.rotated_q(sequence), rounding_,
+                 2 * 6 * 2 * kUnit, "q, rope_dim " + std::to_string(rope_dim));
       ExpectNear(actual.output(sequence), expected.output(sequence), 0,
-                 AttentionBound(test.shape) + flip, "rope_dim " + std::to_string(rope_dim));
+                 AttentionBound(test.shape, type_) + flip, "rope_dim " + std::to_string(rope_dim));
     }
   }
 }
@@ -274,7 +369,7 @@ TEST_P(BackendOpsTest, NonFiniteKeysAndValuesAreFlaggedAndStoredAsFinite) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, BackendOpsTest, testing::ValuesIn(CpuCases()),
+INSTANTIATE_TEST_SUITE_P(Backends, BackendOpsTest, testing::ValuesIn(TestedCases()),
                          [](const auto& param) { return param.param.name; });
 
 }  // namespace

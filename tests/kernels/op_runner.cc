@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "base/check.h"
 #include "kernels/dequantize.h"
@@ -133,28 +134,36 @@ Floats DequantizedWeight(DType type, int64_t rows, int64_t cols, uint32_t seed) 
 }
 
 Floats RunRmsNorm(Backend* backend, const Floats& x, const Floats& weight, float epsilon) {
-  Floats out(x.size());
   const auto dim = static_cast<int64_t>(weight.size());
-  backend->RmsNorm(x.data(), weight.data(), epsilon, static_cast<int64_t>(x.size()) / dim, dim,
-                   out.data());
-  return out;
+  const DeviceBuffer device_x = UploadFloats(backend, x);
+  const DeviceBuffer device_weight = UploadFloats(backend, weight);
+  const DeviceBuffer out = AllocateActivations(backend, x.size());
+  backend->RmsNorm(device_x.As<float>(), device_weight.As<float>(), epsilon,
+                   static_cast<int64_t>(x.size()) / dim, dim, out.As<void>());
+  return DownloadActivations(backend, out);
 }
 
 Floats RunAddRmsNorm(Backend* backend, const Floats& x, const Floats& residual,
                      const Floats& weight, float epsilon) {
-  Floats out(x.size());
-  Floats sum = residual;
   const auto dim = static_cast<int64_t>(weight.size());
-  backend->AddRmsNorm(x.data(), weight.data(), epsilon, static_cast<int64_t>(x.size()) / dim, dim,
-                      sum.data(), out.data());
-  sum.insert(sum.end(), out.begin(), out.end());
-  return sum;
+  const DeviceBuffer device_x = UploadActivations(backend, x);
+  const DeviceBuffer sum = UploadFloats(backend, residual);
+  const DeviceBuffer device_weight = UploadFloats(backend, weight);
+  const DeviceBuffer out = AllocateActivations(backend, x.size());
+  backend->AddRmsNorm(device_x.As<void>(), device_weight.As<float>(), epsilon,
+                      static_cast<int64_t>(x.size()) / dim, dim, sum.As<float>(), out.As<void>());
+  Floats result = DownloadFloats(backend, sum);
+  const Floats normed = DownloadActivations(backend, out);
+  result.insert(result.end(), normed.begin(), normed.end());
+  return result;
 }
 
 Floats RunSwiGlu(Backend* backend, const Floats& gate_up, int64_t dim) {
-  Floats out(gate_up.size() / 2);
-  backend->SwiGlu(gate_up.data(), static_cast<int64_t>(out.size()) / dim, dim, out.data());
-  return out;
+  const size_t size = gate_up.size() / 2;
+  const DeviceBuffer device_gate_up = UploadActivations(backend, gate_up);
+  const DeviceBuffer out = AllocateActivations(backend, size);
+  backend->SwiGlu(device_gate_up.As<void>(), static_cast<int64_t>(size) / dim, dim, out.As<void>());
+  return DownloadActivations(backend, out);
 }
 
 Floats RunLinear(Backend* backend, const Floats& x,
@@ -162,9 +171,60 @@ Floats RunLinear(Backend* backend, const Floats& x,
   const int64_t num_rows = static_cast<int64_t>(x.size()) / weights[0]->cols();
   int64_t num_outputs = 0;
   for (const PackedWeight* weight : weights) num_outputs += weight->rows();
-  Floats out(static_cast<size_t>(num_rows * num_outputs));
-  backend->Linear(x.data(), num_rows, weights, out.data());
-  return out;
+  const DeviceBuffer device_x = UploadActivations(backend, x);
+  const DeviceBuffer out =
+      AllocateActivations(backend, static_cast<size_t>(num_rows * num_outputs));
+  backend->Linear(device_x.As<void>(), num_rows, weights, out.As<void>());
+  return DownloadActivations(backend, out);
+}
+
+Floats RunLogits(Backend* backend, const Floats& x, const PackedWeight& weight) {
+  const int64_t num_rows = static_cast<int64_t>(x.size()) / weight.cols();
+  const DeviceBuffer device_x = UploadActivations(backend, x);
+  const DeviceBuffer out = AllocateFloats(backend, static_cast<size_t>(num_rows * weight.rows()));
+  backend->Logits(device_x.As<void>(), num_rows, weight, out.As<float>());
+  return DownloadFloats(backend, out);
+}
+
+namespace {
+
+std::vector<int32_t> FirstPages(size_t num_tokens) {
+  std::vector<int32_t> page_ids((num_tokens + kPageTokens - 1) / kPageTokens);
+  std::iota(page_ids.begin(), page_ids.end(), 0);
+  return page_ids;
+}
+
+}  // namespace
+
+AnnouncedStep::AnnouncedStep(Backend* backend, std::vector<TokenId> tokens,
+                             std::vector<int32_t> selected)
+    : tokens_(std::move(tokens)),
+      selected_(std::move(selected)),
+      query_starts_{0, static_cast<int32_t>(tokens_.size())},
+      kv_lengths_{static_cast<int32_t>(tokens_.size())},
+      page_ids_(FirstPages(tokens_.size())),
+      page_starts_{0, static_cast<int32_t>(page_ids_.size())},
+      batch_{query_starts_, kv_lengths_, page_starts_, page_ids_} {
+  backend->BeginStep({.tokens = tokens_, .batch = &batch_, .selected = selected_});
+}
+
+Floats RunEmbed(Backend* backend, const PackedWeight& table, const std::vector<TokenId>& tokens) {
+  const AnnouncedStep step(backend, tokens, {});
+  const DeviceBuffer out =
+      AllocateFloats(backend, tokens.size() * static_cast<size_t>(table.cols()));
+  backend->Embed(table, step.tokens(), out.As<float>());
+  return DownloadFloats(backend, out);
+}
+
+Floats RunGatherRows(Backend* backend, const Floats& x, int64_t dim,
+                     const std::vector<int32_t>& rows) {
+  const std::vector<TokenId> tokens(x.size() / static_cast<size_t>(dim));
+  const AnnouncedStep step(backend, tokens, rows);
+  const DeviceBuffer device_x = UploadFloats(backend, x);
+  const DeviceBuffer out = AllocateFloats(backend, rows.size() * static_cast<size_t>(dim));
+  backend->GatherRows(device_x.As<void>(), step.selected(),
+                      static_cast<size_t>(dim) * sizeof(float), out.As<void>());
+  return DownloadFloats(backend, out);
 }
 
 AttentionRun::AttentionRun(Backend* backend, const AttentionShape& shape,
@@ -182,11 +242,13 @@ AttentionRun::AttentionRun(Backend* backend, const AttentionShape& shape,
     sequences_.push_back({sequence_seeds[i], 0, {first, first + static_cast<int64_t>(pages_each)}});
   }
   pages_ = backend->Allocate(page_ids.size() * backend->KvPageBytes(shape.spec));
-  cosines_.resize(static_cast<size_t>(max_length) * static_cast<size_t>(shape.rope_dim) / 2);
-  sines_.resize(cosines_.size());
   if (shape.rope_dim == 0) return;
+  Floats cosines(static_cast<size_t>(max_length) * static_cast<size_t>(shape.rope_dim) / 2);
+  Floats sines(cosines.size());
   const RopeSpec rope = {.rope_dim = shape.rope_dim, .theta = 1e4, .divisors = {}};
-  BuildRopeTables(rope, max_length, cosines_.data(), sines_.data());
+  BuildRopeTables(rope, max_length, cosines.data(), sines.data());
+  cosines_ = UploadFloats(backend, cosines);
+  sines_ = UploadFloats(backend, sines);
 }
 
 int64_t AttentionRun::RowSize() const {
@@ -196,6 +258,7 @@ int64_t AttentionRun::RowSize() const {
 Floats AttentionRun::MakeRow(int sequence, int position) const {
   const uint32_t seed = sequences_[static_cast<size_t>(sequence)].seed;
   Floats row = NormalFloats(RowSize(), Mix(seed, static_cast<uint32_t>(position)));
+  if (rounded_for_ != nullptr) row = RoundToActivations(*rounded_for_, std::move(row));
   for (const PoisonedValue& poisoned : poisoned_) {
     if (poisoned.sequence != sequence || poisoned.position != position) continue;
     row[static_cast<size_t>(poisoned.index)] = poisoned.value;
@@ -247,21 +310,25 @@ void AttentionRun::Append(int sequence_index, int num_tokens, Rows* rows) {
 void AttentionRun::RunOps(Rows* rows) {
   const SequenceBatch batch = rows->Batch();
   const int head_dim = shape_.spec.head_dim;
-  rows->out.assign(static_cast<size_t>(batch.num_rows() * shape_.num_heads * head_dim),
-                   std::nanf(""));
-  rows->faults.assign(static_cast<size_t>(batch.num_rows()), 0);
-  backend_->RopeStoreKv({.qkv = rows->qkv.data(),
+  const auto num_rows = static_cast<size_t>(batch.num_rows());
+  const std::vector<TokenId> tokens(num_rows);
+  backend_->BeginStep({.tokens = tokens, .batch = &batch, .selected = {}});
+  const DeviceBuffer qkv = UploadActivations(backend_, rows->qkv);
+  const DeviceBuffer out = AllocateActivations(
+      backend_, num_rows * static_cast<size_t>(shape_.num_heads) * static_cast<size_t>(head_dim));
+  const DeviceBuffer faults = backend_->Allocate(num_rows);
+  backend_->RopeStoreKv({.qkv = qkv.As<void>(),
                          .num_heads = shape_.num_heads,
                          .spec = shape_.spec,
                          .pages = pages_.As<std::byte>(),
                          .batch = &batch,
-                         .rope_cos = cosines_.data(),
-                         .rope_sin = sines_.data(),
+                         .rope_cos = cosines_.As<float>(),
+                         .rope_sin = sines_.As<float>(),
                          .rope_dim = shape_.rope_dim,
-                         .row_faults = rows->faults.data()});
-  backend_->Attention({.q = rows->qkv.data(),
+                         .row_faults = faults.As<uint8_t>()});
+  backend_->Attention({.q = qkv.As<void>(),
                        .q_stride = RowSize(),
-                       .out = rows->out.data(),
+                       .out = out.As<void>(),
                        .num_heads = shape_.num_heads,
                        .spec = shape_.spec,
                        .pages = pages_.As<std::byte>(),
@@ -270,6 +337,10 @@ void AttentionRun::RunOps(Rows* rows) {
                        .softcap = shape_.softcap,
                        .window = shape_.window,
                        .causal = shape_.causal});
+  rows->faults.resize(num_rows);
+  backend_->Download(faults.As<void>(), num_rows, rows->faults.data());
+  rows->qkv = DownloadActivations(backend_, qkv);
+  rows->out = DownloadActivations(backend_, out);
 }
 
 void AttentionRun::KeepOutputs(const Rows& rows) {

@@ -3,16 +3,16 @@
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "kernels/backend.h"
+#include "tests/kernels/device_io.h"
 
 // Inputs for the ops and calls that give back their outputs: what backend_ops_test compares between
 // backends and reproducibility_test between batches.
 
 namespace tessera {
-
-using Floats = std::vector<float>;
 
 // Normally distributed around 0.
 Floats NormalFloats(int64_t size, uint32_t seed);
@@ -26,6 +26,7 @@ std::unique_ptr<PackedWeight> MakeWeight(Backend* backend, DType type, int64_t r
 // The same weight's values, [rows, cols].
 Floats DequantizedWeight(DType type, int64_t rows, int64_t cols, uint32_t seed);
 
+// Activations among the inputs are rounded to the backend's type, outputs come from it.
 Floats RunRmsNorm(Backend* backend, const Floats& x, const Floats& weight, float epsilon);
 // The residual, then the output.
 Floats RunAddRmsNorm(Backend* backend, const Floats& x, const Floats& residual,
@@ -33,6 +34,31 @@ Floats RunAddRmsNorm(Backend* backend, const Floats& x, const Floats& residual,
 Floats RunSwiGlu(Backend* backend, const Floats& gate_up, int64_t dim);
 Floats RunLinear(Backend* backend, const Floats& x,
                  const std::vector<const PackedWeight*>& weights);
+Floats RunLogits(Backend* backend, const Floats& x, const PackedWeight& weight);
+Floats RunEmbed(Backend* backend, const PackedWeight& table, const std::vector<TokenId>& tokens);
+// x: [x.size() / dim, dim].
+Floats RunGatherRows(Backend* backend, const Floats& x, int64_t dim,
+                     const std::vector<int32_t>& rows);
+
+// A step of one sequence of as many rows as there are tokens, announced to a backend.
+class AnnouncedStep {
+ public:
+  AnnouncedStep(Backend* backend, std::vector<TokenId> tokens, std::vector<int32_t> selected);
+  AnnouncedStep(const AnnouncedStep&) = delete;
+  AnnouncedStep& operator=(const AnnouncedStep&) = delete;
+
+  std::span<const TokenId> tokens() const { return tokens_; }
+  std::span<const int32_t> selected() const { return selected_; }
+
+ private:
+  const std::vector<TokenId> tokens_;
+  const std::vector<int32_t> selected_;
+  const int32_t query_starts_[2];
+  const int32_t kv_lengths_[1];
+  const std::vector<int32_t> page_ids_;
+  const int32_t page_starts_[2];
+  const SequenceBatch batch_;
+};
 
 struct AttentionShape {
   int num_heads = 1;
@@ -49,6 +75,9 @@ class AttentionRun {
  public:
   AttentionRun(Backend* backend, const AttentionShape& shape, std::vector<uint32_t> sequence_seeds,
                int max_length);
+
+  // Later rows have only values of that backend's activation type.
+  void RoundInputsFor(const Backend& backend) { rounded_for_ = &backend; }
 
   // Sequence i gets its next num_tokens[i] tokens; those with 0 are left out of the batch.
   void Step(const std::vector<int>& num_tokens);
@@ -98,11 +127,12 @@ class AttentionRun {
   int64_t RowSize() const;
 
   Backend* const backend_;
+  const Backend* rounded_for_ = nullptr;
   const AttentionShape shape_;
   std::vector<Sequence> sequences_;
   std::vector<PoisonedValue> poisoned_;
-  Floats cosines_;
-  Floats sines_;
+  DeviceBuffer cosines_;
+  DeviceBuffer sines_;
   DeviceBuffer pages_;
   std::vector<Floats> outputs_;
   std::vector<Floats> queries_;
