@@ -5,13 +5,29 @@
 
 namespace tessera {
 
+namespace {
+
+std::shared_ptr<grpc::ChannelCredentials> MakeCredentials(const ConnectionOptions& options) {
+  if (options.tls_authorities.empty()) return grpc::InsecureChannelCredentials();
+  return grpc::SslCredentials({.pem_root_certs = options.tls_authorities,
+                               .pem_private_key = options.tls_key,
+                               .pem_cert_chain = options.tls_certificate});
+}
+
+// Files that were written with an editor end in one.
+std::string WithoutLineEnd(const std::string& text) {
+  return text.substr(0, text.find_last_not_of("\r\n") + 1);
+}
+
+}  // namespace
+
 std::shared_ptr<grpc::Channel> Connect(const ConnectionOptions& options) {
   grpc::ChannelArguments arguments;
   constexpr int kMaxMessageBytes = 64 << 20;  // echo and logprobs of a long prompt
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   // Channels with equal arguments share one connection otherwise, and with it its flow control.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(options.target, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(options.target, MakeCredentials(options), arguments);
 }
 
 void PrepareContext(const ConnectionOptions& options, grpc::ClientContext* context) {
@@ -19,6 +35,9 @@ void PrepareContext(const ConnectionOptions& options, grpc::ClientContext* conte
     const auto timeout = std::chrono::duration<double>(*options.deadline_seconds);
     context->set_deadline(std::chrono::system_clock::now() +
                           std::chrono::duration_cast<std::chrono::microseconds>(timeout));
+  }
+  if (!options.api_key.empty()) {
+    context->AddMetadata("authorization", "Bearer " + WithoutLineEnd(options.api_key));
   }
   if (!options.tenant.empty()) context->AddMetadata(options.tenant_metadata, options.tenant);
 }

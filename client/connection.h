@@ -10,7 +10,7 @@ namespace tessera {
 
 std::shared_ptr<grpc::Channel> Connect(const ConnectionOptions& options);
 
-// Sets what every call carries: deadline and tenant.
+// Sets what every call carries: deadline, key and tenant.
 void PrepareContext(const ConnectionOptions& options, grpc::ClientContext* context);
 
 // "INVALID_ARGUMENT: top_p: expected ...", on stderr. Returns the exit code of a failed command, 1.

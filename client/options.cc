@@ -1,9 +1,34 @@
 #include "client/options.h"
 
 #include <CLI/CLI.hpp>
+#include <fstream>
+#include <iterator>
 
 namespace tessera {
 namespace {
+
+constexpr size_t kMaxFileBytes = size_t{1} << 20;
+
+// A flag that names a file and takes its contents.
+void AddFile(CLI::App* app, const std::string& flag, std::string* contents,
+             const std::string& help) {
+  const auto read = [contents](const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    contents->assign(std::istreambuf_iterator<char>(file), {});
+    if (file.bad() || contents->empty() || contents->size() > kMaxFileBytes) {
+      throw CLI::ValidationError("expected a file of 1 byte to 1 MiB, got " + path);
+    }
+  };
+  app->add_option_function<std::string>(flag, read, help)->check(CLI::ExistingFile);
+}
+
+void AddSecurityFlags(CLI::App* app, ConnectionOptions* connection) {
+  AddFile(app, "--api-key-file", &connection->api_key, "File with the API key");
+  AddFile(app, "--tls-ca", &connection->tls_authorities,
+          "PEM certificates to check the daemon's against; default: plaintext");
+  AddFile(app, "--tls-cert", &connection->tls_certificate, "PEM certificate chain to present");
+  AddFile(app, "--tls-key", &connection->tls_key, "PEM private key of --tls-cert");
+}
 
 void AddConnectionFlags(CLI::App* app, Options* options) {
   ConnectionOptions& connection = options->connection;
@@ -12,6 +37,7 @@ void AddConnectionFlags(CLI::App* app, Options* options) {
   app->add_option("--tenant", connection.tenant, "Tenant, sent as metadata");
   app->add_option("--tenant-metadata", connection.tenant_metadata, "Metadata key of the tenant")
       ->capture_default_str();
+  AddSecurityFlags(app, &connection);
   app->add_flag("--json", options->json, "Print one JSON object");
 }
 

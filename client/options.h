@@ -24,6 +24,11 @@ struct ConnectionOptions {
   std::optional<double> deadline_seconds;       // of each call
   std::string tenant;                           // empty: none sent
   std::string tenant_metadata = "x-tenant-id";  // the key the daemon was told to trust
+  std::string api_key;                          // empty: none sent
+  // PEM, not paths. Empty authorities: plaintext; empty certificate: none presented.
+  std::string tls_authorities;
+  std::string tls_certificate;
+  std::string tls_key;
 };
 
 // Unset values are not sent: the server's defaults apply (docs/sampling.md).

@@ -126,7 +126,7 @@ void ControlService::FillSequence(const SequenceSnapshot& sequence,
   state->set_pages(sequence.num_pages);
   state->set_preemptions(sequence.num_preemptions);
   state->set_priority(sequence.priority);
-  if (!serving_->tenant_metadata_key.empty()) {
+  if (serving_->authenticator->tells_tenants_apart()) {
     state->set_tenant(serving_->tenants->NameOf(sequence.tenant));
   }
   state->set_waited_seconds(Seconds(sequence.waited));

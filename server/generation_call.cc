@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 #include "server/call_metadata.h"
 #include "server/raw_message.h"
 #include "server/response_builder.h"
@@ -27,22 +28,21 @@ CallIdentity Identify(const char* method, const ServingContext& serving,
   identity.method = method;
   identity.deadline = DeadlineOnEngineClock(context, *serving.engine);
   identity.trace_id = TraceIdOf(FindMetadata(context, "traceparent").value_or(""));
-  if (!serving.tenant_metadata_key.empty()) {
-    identity.tenant = FindMetadata(context, serving.tenant_metadata_key).value_or("");
-  }
+  identity.caller = serving.authenticator->Identify(context);
   return identity;
 }
 
 // Retrying clients obey the pushback before they look at any detail.
 grpc::Status EndStatus(const absl::Status& status, grpc::CallbackServerContext* context) {
-  if (const auto delay = RetryDelay(status)) {
-    context->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(delay->count()));
+  if (const auto pushback = RetryPushback(status)) {
+    context->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(pushback->count()));
   }
   return ToGrpcStatus(status);
 }
 
 absl::Status StartSession(const grpc::ByteBuffer& request, GenerationSession* session,
                           std::shared_ptr<DeltaWriter> writer) {
+  RETURN_IF_ERROR(session->CheckCaller());
   v1::GenerateRequest proto;
   const absl::Status parsed = ParseMessage(request, &proto);
   if (!parsed.ok()) return session->Refuse(parsed);

@@ -136,6 +136,11 @@ GenerationSession::GenerationSession(ServingContext* context, CallIdentity ident
 
 GenerationSession::~GenerationSession() { context_->calls->Remove(id_); }
 
+absl::Status GenerationSession::CheckCaller() {
+  if (identity_.caller.ok()) return absl::OkStatus();
+  return RefuseFor(Rejection::kUnauthenticated, identity_.caller.status());
+}
+
 absl::Status GenerationSession::Start(const v1::GenerateRequest& proto,
                                       std::shared_ptr<DeltaWriter> writer) {
   if (context_->engine->draining()) {  // before the work of reading a long prompt
@@ -146,6 +151,9 @@ absl::Status GenerationSession::Start(const v1::GenerateRequest& proto,
   if (const absl::Status status = AcquireTenant(&parsed->request); !status.ok()) {
     return RefuseFor(absl::IsInvalidArgument(status) ? Rejection::kInvalid : Rejection::kTenants,
                      status);
+  }
+  if (const absl::Status status = AcquireQuota(parsed->request); !status.ok()) {
+    return RefuseFor(Rejection::kQuota, status);
   }
   parsed->request.id = id_;
   parsed->request.deadline = identity_.deadline;
@@ -168,7 +176,7 @@ absl::Status GenerationSession::RefuseFor(Rejection reason, const absl::Status& 
   Log(LogLevel::kInfo, "refused",
       {{"request_id", request_id_},
        {"trace_id", identity_.trace_id},
-       {"tenant", identity_.tenant.substr(0, TenantTable::kMaxNameBytes)},
+       {"tenant", tenant_name().substr(0, TenantTable::kMaxNameBytes)},
        {"method", identity_.method},
        {"code", absl::StatusCodeToString(status.code())},
        {"reason", std::string(status.message())}});
@@ -176,12 +184,26 @@ absl::Status GenerationSession::RefuseFor(Rejection reason, const absl::Status& 
 }
 
 absl::Status GenerationSession::AcquireTenant(Request* request) {
-  if (identity_.tenant.empty()) return absl::OkStatus();
-  absl::StatusOr<TenantLease> lease = context_->tenants->Acquire(identity_.tenant);
+  const std::string& name = identity_.caller->tenant;
+  if (name.empty()) return absl::OkStatus();
+  absl::StatusOr<TenantLease> lease = context_->tenants->Acquire(name);
   if (!lease.ok()) return lease.status();
   tenant_ = *std::move(lease);
   request->tenant = tenant_.id();
-  request->cache_salt = XXH3_64bits(identity_.tenant.data(), identity_.tenant.size());
+  request->cache_salt = XXH3_64bits(name.data(), name.size());
+  return absl::OkStatus();
+}
+
+absl::Status GenerationSession::AcquireQuota(const Request& request) {
+  if (!identity_.caller->limits.has_value()) return absl::OkStatus();
+  absl::StatusOr<QuotaLease> lease =
+      context_->quotas->Admit(identity_.caller->tenant, *identity_.caller->limits,
+                              {.num_sequences = request.num_sequences,
+                               .priority = request.priority,
+                               .prompt_tokens = static_cast<int64_t>(request.prompt.size())},
+                              context_->engine->Now());
+  if (!lease.ok()) return lease.status();
+  quota_ = *std::move(lease);
   return absl::OkStatus();
 }
 
@@ -238,6 +260,8 @@ void GenerationSession::TakeIn(DeltaBatch batch) {
   messages_.push_back({std::move(proto), batch.last});
   if (!batch.last) return;
   context_->calls->Remove(id_);
+  quota_.ChargeCompletion(report_.completion_tokens);
+  quota_ = QuotaLease();
   LogEnd();
 }
 
@@ -299,7 +323,7 @@ void GenerationSession::LogEnd() const {
   Log(LogLevel::kInfo, "done",
       {{"request_id", request_id_},
        {"trace_id", identity_.trace_id},
-       {"tenant", identity_.tenant},
+       {"tenant", tenant_name()},
        {"method", identity_.method},
        {"code", absl::StatusCodeToString(status().code())},
        {"finish", Name(finish_)},

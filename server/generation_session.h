@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/mutex.h"
 #include "server/call_registry.h"
 #include "server/generation_stream.h"
@@ -18,7 +19,7 @@ namespace tessera {
 // What a call says of itself besides its message.
 struct CallIdentity {
   std::string method;
-  std::string tenant;             // empty: the one tenant
+  absl::StatusOr<Caller> caller = Caller();
   std::string trace_id;           // W3C; empty: none
   TimeNs deadline = kNoDeadline;  // on the engine's clock
 };
@@ -26,13 +27,16 @@ struct CallIdentity {
 // One generation as tessera.v1 sees it, from the request's check to its last log line; knows no
 // gRPC. The streaming and the unary call are thin writers of its messages.
 //
-// Owned by its call, and by the registry's users while they abort it. Start comes first; then one
+// Owned by its call, and by the registry's users while they abort it. Start comes next; then one
 // thread at a time calls Next; Cancel and Abort may come from any thread.
 class GenerationSession final : public OpenCall,
                                 public std::enable_shared_from_this<GenerationSession> {
  public:
   GenerationSession(ServingContext* context, CallIdentity identity);
   ~GenerationSession() override;
+
+  // Refuses a caller who is not known. Comes first.
+  absl::Status CheckCaller();
 
   // Checks and submits the request. Not OK: it was refused, and the session is over. On OK the
   // writer is called when there is something to take, maybe before Start returns.
@@ -60,6 +64,8 @@ class GenerationSession final : public OpenCall,
  private:
   absl::Status RefuseFor(Rejection reason, const absl::Status& status);
   absl::Status AcquireTenant(Request* request);
+  absl::Status AcquireQuota(const Request& request);
+  std::string tenant_name() const { return identity_.caller.ok() ? identity_.caller->tenant : ""; }
   absl::Status Submit(Request request);
   void TakeIn(DeltaBatch batch);
   void QueuePromptLogprobs(const std::vector<std::vector<ScoredToken>>& prompt_logprobs);
@@ -75,6 +81,7 @@ class GenerationSession final : public OpenCall,
 
   // Set by Start.
   TenantLease tenant_;
+  QuotaLease quota_;
   std::shared_ptr<GenerationStream> stream_;
   SamplingParams sampling_;
   int num_sequences_ = 0;

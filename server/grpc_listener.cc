@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 
 namespace tessera {
 namespace {
@@ -26,6 +27,11 @@ constexpr int kMaxCallsPerConnection = 4096;
 constexpr int kMinPingIntervalMs = 5'000;
 constexpr int kKeepaliveTimeMs = 60'000;  // how often we ask whether a silent client still lives
 constexpr int kKeepaliveTimeoutMs = 20'000;
+// Who connects and says nothing, or says it slowly, goes; so does who has had no call open for
+// long.
+constexpr int kHandshakeTimeoutMs = 10'000;
+constexpr int kMaxIdleMs = 600'000;
+constexpr int kMaxMetadataBytes = 16 << 10;
 
 // Linking gRPC's reflection library is enough to switch it on; this switches it off.
 class WithoutReflection final : public grpc::ServerBuilderOption {
@@ -41,40 +47,67 @@ void SetLimits(const GrpcListenerOptions& options, grpc::ServerBuilder* builder)
   builder->SetMaxReceiveMessageSize(options.max_message_bytes);
   builder->SetMaxSendMessageSize(options.max_message_bytes);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxCallsPerConnection);
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
   builder->SetResourceQuota(
       grpc::ResourceQuota("tessera").Resize(kMaxGrpcBytes).SetMaxThreads(kMaxSyncThreads));
 }
 
-void SetKeepalive(grpc::ServerBuilder* builder) {
+void SetTimes(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                               kMinPingIntervalMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kMaxIdleMs);
+}
+
+void SetUp(const GrpcListenerOptions& options, const std::vector<grpc::Service*>& services,
+           grpc::ServerBuilder* builder) {
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  SetLimits(options, builder);
+  SetTimes(builder);
+  if (!options.reflection) builder->SetOption(std::make_unique<WithoutReflection>());
+  for (grpc::Service* service : services) builder->RegisterService(service);
 }
 
 }  // namespace
 
-absl::StatusOr<GrpcListener> StartGrpcListener(const GrpcListenerOptions& options,
+void GrpcListener::Shutdown(std::chrono::seconds flush_time) {
+  if (acceptor != nullptr) acceptor->Stop();
+  if (server != nullptr) server->Shutdown(std::chrono::system_clock::now() + flush_time);
+}
+
+absl::StatusOr<GrpcListener> StartGrpcListener(const HostPort& listen, int max_connections,
+                                               const GrpcListenerOptions& options,
                                                const std::vector<grpc::Service*>& services) {
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  using Type = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
+  GrpcListener listener;
+  ASSIGN_OR_RETURN(listener.acceptor, ConnectionAcceptor::Listen(listen, max_connections));
   grpc::ServerBuilder builder;
+  SetUp(options, services, &builder);
+  auto connections =
+      builder.experimental().AddExternalConnectionAcceptor(Type::FROM_FD, options.credentials);
+  listener.server = builder.BuildAndStart();
+  if (listener.server == nullptr) return absl::UnavailableError("listen: cannot start a server");
+  listener.acceptor->Start(std::move(connections));
+  return listener;
+}
+
+absl::StatusOr<GrpcListener> StartControlListener(const std::string& address,
+                                                  const GrpcListenerOptions& options,
+                                                  const std::vector<grpc::Service*>& services) {
   int port = 0;
-  builder.AddListeningPort(options.listen.ToString(), grpc::InsecureServerCredentials(), &port);
+  grpc::ServerBuilder builder;
+  SetUp(options, services, &builder);
   // Else a second daemon on the port would take half of the first one's connections.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  SetLimits(options, &builder);
-  SetKeepalive(&builder);
-  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
-  for (grpc::Service* service : services) builder.RegisterService(service);
-
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
   GrpcListener listener;
   listener.server = builder.BuildAndStart();
   if (listener.server == nullptr || port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("listen: cannot listen on ", options.listen.ToString()));
+    return absl::UnavailableError(absl::StrCat("control-listen: cannot listen on ", address));
   }
-  listener.address = {options.listen.host, port};
   return listener;
 }
 

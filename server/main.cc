@@ -22,15 +22,15 @@
 namespace tessera {
 namespace {
 
-// Enough for the daemon itself and a few hundred clients; the limit is raised as far as it may be.
-constexpr int64_t kMinOpenFiles = 512;
+// Files beside clients' connections.
+constexpr int64_t kOwnOpenFiles = 256;
 // What wakes main for a client's Drain call.
 constexpr int kDrainSignal = SIGUSR1;
 
 sigset_t StopSignals() {
   sigset_t signals;
   sigemptyset(&signals);
-  for (const int number : {SIGTERM, SIGINT, kDrainSignal}) sigaddset(&signals, number);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP, kDrainSignal}) sigaddset(&signals, number);
   return signals;
 }
 
@@ -46,11 +46,21 @@ const char* CauseOf(int signal_number) {
   return signal_number == SIGINT ? "SIGINT" : "SIGTERM";
 }
 
-// From then on Ctrl-C ends the process at once; further SIGTERMs change nothing.
-void WaitForStop() {
+void Reload(Server* server) {
+  const absl::Status status = server->Reload();
+  if (status.ok()) {
+    Log(LogLevel::kInfo, "reloaded");
+  } else {
+    Log(LogLevel::kError, "reload failed", {{"reason", std::string(status.message())}});
+  }
+}
+
+// SIGHUP reloads. After the signal to stop Ctrl-C ends the process at once; further SIGTERMs change
+// nothing.
+void WaitForStop(Server* server) {
   const sigset_t signals = StopSignals();
   int received = 0;
-  sigwait(&signals, &received);
+  while (sigwait(&signals, &received) == 0 && received == SIGHUP) Reload(server);
   Log(LogLevel::kInfo, "stopping", {{"cause", CauseOf(received)}});
   sigset_t urgent;
   sigemptyset(&urgent);
@@ -77,7 +87,8 @@ absl::Status Serve(const ServerOptions& options) {
   BlockStopSignals();
   RETURN_IF_ERROR(InitLog(options.log_format, options.log_level));
   if (!options.announce_path.empty()) std::remove(options.announce_path.c_str());
-  ASSIGN_OR_RETURN(const int64_t max_open_files, RaiseOpenFileLimit(kMinOpenFiles));
+  ASSIGN_OR_RETURN(const int64_t max_open_files,
+                   RaiseOpenFileLimit(options.max_connections + kOwnOpenFiles));
 
   ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(options));
   ASSIGN_OR_RETURN(
@@ -92,7 +103,7 @@ absl::Status Serve(const ServerOptions& options) {
   }
   LogServing(*server, model, max_open_files);
 
-  WaitForStop();
+  WaitForStop(server.get());
   server->Drain();
   Log(LogLevel::kInfo, "stopped");
   return absl::OkStatus();

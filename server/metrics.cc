@@ -52,8 +52,9 @@ double Seconds(TimeNs time) { return static_cast<double>(time) * 1e-9; }
 
 enum class Success : uint8_t { kStop, kLength, kAbort, kError };
 constexpr std::array<const char*, 4> kSuccessLabels = {"stop", "length", "abort", "error"};
-constexpr std::array<const char*, 6> kRejectionLabels = {
-    "invalid", "queue_requests", "queue_prompt_tokens", "tenants", "deadline", "draining"};
+constexpr std::array<const char*, 8> kRejectionLabels = {
+    "invalid",  "queue_requests", "queue_prompt_tokens", "tenants", "quota", "unauthenticated",
+    "deadline", "draining"};
 
 Success ToSuccess(FinishReason finish) {
   switch (finish) {

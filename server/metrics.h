@@ -13,6 +13,8 @@ enum class Rejection : uint8_t {
   kQueueRequests,
   kQueuePromptTokens,
   kTenants,
+  kQuota,
+  kUnauthenticated,
   kDeadline,
   kDraining,
 };

@@ -31,15 +31,24 @@ absl::Status TokenizeBytes(const RequestParser& parser, const grpc::ByteBuffer& 
 
 }  // namespace
 
+absl::Status ModelService::CheckCaller(const grpc::CallbackServerContext& context) const {
+  return serving_->authenticator->Identify(context).status();
+}
+
 grpc::ServerUnaryReactor* ModelService::Tokenize(grpc::CallbackServerContext* context,
                                                  const grpc::ByteBuffer* request,
                                                  grpc::ByteBuffer* response) {
-  return FinishedWith(TokenizeBytes(*serving_->parser, *request, response), context);
+  absl::Status status = CheckCaller(*context);
+  if (status.ok()) status = TokenizeBytes(*serving_->parser, *request, response);
+  return FinishedWith(status, context);
 }
 
 grpc::ServerUnaryReactor* ModelService::Detokenize(grpc::CallbackServerContext* context,
                                                    const v1::DetokenizeRequest* request,
                                                    v1::DetokenizeResponse* response) {
+  if (const absl::Status status = CheckCaller(*context); !status.ok()) {
+    return FinishedWith(status, context);
+  }
   const absl::StatusOr<std::string> text = serving_->parser->Detokenize(*request);
   if (text.ok()) response->set_text(*text);
   return FinishedWith(text.status(), context);
@@ -48,6 +57,9 @@ grpc::ServerUnaryReactor* ModelService::Detokenize(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* ModelService::GetModelInfo(grpc::CallbackServerContext* context,
                                                      const v1::GetModelInfoRequest*,
                                                      v1::GetModelInfoResponse* response) {
+  if (const absl::Status status = CheckCaller(*context); !status.ok()) {
+    return FinishedWith(status, context);
+  }
   const ServedModel& model = serving_->model;
   const std::span<const TokenId> end_tokens = serving_->tokenizer->end_tokens();
   response->set_name(model.name);
@@ -66,6 +78,9 @@ grpc::ServerUnaryReactor* ModelService::GetModelInfo(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* ModelService::GetServerInfo(grpc::CallbackServerContext* context,
                                                       const v1::GetServerInfoRequest*,
                                                       v1::GetServerInfoResponse* response) {
+  if (const absl::Status status = CheckCaller(*context); !status.ok()) {
+    return FinishedWith(status, context);
+  }
   const ExecutorLimits& limits = serving_->engine->limits();
   response->set_version(kTesseraVersion);
   response->set_fingerprint(serving_->model.fingerprint);

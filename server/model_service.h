@@ -17,6 +17,8 @@ class ModelService final
   using Base = v1::ModelService::WithRawCallbackMethod_Tokenize<v1::ModelService::CallbackService>;
   using Base::Tokenize;
 
+  absl::Status CheckCaller(const grpc::CallbackServerContext& context) const;
+
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* response) override;

@@ -72,6 +72,7 @@ struct RawOptions {
   std::string listen;
   std::string metrics_listen;
   bool no_prefix_cache = false;
+  bool reflection = false;
   bool no_reflection = false;
 };
 
@@ -127,7 +128,31 @@ void AddListenerOptions(CLI::App* app, ServerOptions* options, RawOptions* raw) 
             "once ready, write the addresses to this file as JSON");
   group.Add("max-message-bytes", &options->max_message_bytes, "largest gRPC message, either way")
       ->check(CLI::Range(1 << 10, 1 << 30));
-  group.AddSwitch("no-reflection", &raw->no_reflection, "do not describe the services to clients");
+  group.Add("max-connections", &options->max_connections, "gRPC connections open at once at most")
+      ->check(CLI::Range(1, 1 << 20));
+  group.Add("control-listen", &options->control_listen,
+            "HOST:PORT or unix:PATH for the control service alone; default: beside the others, or "
+            "nowhere with --api-keys");
+  CLI::Option* const on = group.AddSwitch("reflection", &raw->reflection,
+                                          "describe the services to clients also with --api-keys");
+  group.AddSwitch("no-reflection", &raw->no_reflection, "do not describe the services to clients")
+      ->excludes(on);
+}
+
+void AddSecurityOptions(CLI::App* app, ServerOptions* options) {
+  OptionGroup group(app, "Security");
+  CLI::Option* const certificate = group.Add("tls-cert", &options->tls_certificate_path,
+                                             "PEM certificate chain; default: plaintext");
+  CLI::Option* const key =
+      group.Add("tls-key", &options->tls_key_path, "PEM private key of --tls-cert");
+  certificate->needs(key);
+  key->needs(certificate);
+  group
+      .Add("tls-client-ca", &options->tls_client_ca_path,
+           "PEM certificates that must have signed every client's; default: clients need none")
+      ->needs(certificate);
+  group.Add("api-keys", &options->api_keys_path,
+            "file of keys, tenants and quotas, read again on SIGHUP; default: everybody may call");
   group
       .Add("trust-tenant-metadata", &options->tenant_metadata_key,
            "call metadata key that names the tenant, set by a proxy you trust; default: one tenant")
@@ -151,7 +176,7 @@ void Apply(const RawOptions& raw, ServerOptions* options) {
   options->listen = ParseHostPort(raw.listen).value();
   options->metrics_listen = ParseHostPort(raw.metrics_listen).value();
   options->prefix_cache = !raw.no_prefix_cache;
-  options->reflection = !raw.no_reflection;
+  if (raw.reflection || raw.no_reflection) options->reflection = raw.reflection;
 }
 
 }  // namespace
@@ -165,6 +190,7 @@ std::variant<ServerOptions, int> ParseOptions(int argc, const char* const* argv)
   AddModelOptions(&app, &options);
   AddSchedulingOptions(&app, &options, &raw);
   AddListenerOptions(&app, &options, &raw);
+  AddSecurityOptions(&app, &options);
   AddOperationOptions(&app, &options);
 
   int exit_status = 0;

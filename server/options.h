@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 
@@ -32,7 +33,13 @@ struct ServerOptions {
   HostPort metrics_listen{"127.0.0.1", 9090};
   std::string announce_path;  // empty: no file
   int max_message_bytes = 8 << 20;
-  bool reflection = true;
+  int max_connections = 4096;
+  std::string control_listen;        // empty: beside the other services, unless there are keys
+  std::optional<bool> reflection;    // not set: unless there are keys
+  std::string tls_certificate_path;  // empty: plaintext
+  std::string tls_key_path;
+  std::string tls_client_ca_path;   // empty: clients need no certificate
+  std::string api_keys_path;        // empty: everybody may call
   std::string tenant_metadata_key;  // empty: one tenant
 
   // Operation.

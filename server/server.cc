@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "server/log.h"
+#include "server/tls.h"
 
 namespace tessera {
 namespace {
@@ -34,6 +35,9 @@ TimeNs Nanoseconds(double seconds) { return static_cast<TimeNs>(seconds * 1e9); 
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Parts parts) {
   std::unique_ptr<Server> server(new Server(options, std::move(parts)));
+  ASSIGN_OR_RETURN(server->authenticator_,
+                   Authenticator::Create({.api_keys_path = options.api_keys_path,
+                                          .tenant_metadata_key = options.tenant_metadata_key}));
   RETURN_IF_ERROR(server->StartEngine());
   RETURN_IF_ERROR(server->StartListeners());
   return server;
@@ -72,8 +76,9 @@ absl::Status Server::StartEngine() {
   serving_.metrics = &metrics_;
   serving_.calls = &calls_;
   serving_.tenants = &tenants_;
+  serving_.quotas = &quotas_;
+  serving_.authenticator = authenticator_.get();
   serving_.model = parts_.model;
-  serving_.tenant_metadata_key = options_.tenant_metadata_key;
   serving_.max_message_bytes = options_.max_message_bytes;
   serving_.max_waiting = options_.max_waiting;
   serving_.max_waiting_prompt_tokens = options_.max_waiting_prompt_tokens;
@@ -81,26 +86,52 @@ absl::Status Server::StartEngine() {
 }
 
 absl::Status Server::StartListeners() {
-  ASSIGN_OR_RETURN(
-      http_, HttpListener::Start(options_.metrics_listen,
-                                 {{"/metrics",
-                                   [this] {
-                                     return HttpReply{
-                                         .content_type = "text/plain; version=0.0.4; charset=utf-8",
-                                         .body = metrics_.Render()};
-                                   }},
-                                  {"/healthz", [] { return HttpReply{.body = "ok\n"}; }},
-                                  {"/readyz", [this] { return Readiness(); }}}));
-  ASSIGN_OR_RETURN(grpc_, StartGrpcListener({.listen = options_.listen,
-                                             .max_message_bytes = options_.max_message_bytes,
-                                             .reflection = options_.reflection},
-                                            {&generation_service_, &model_service_,
-                                             &control_service_, &health_service_}));
+  RETURN_IF_ERROR(StartPages());
+  RETURN_IF_ERROR(StartServices());
   for (const char* service : {"", kGenerationService, kModelService, kControlService}) {
     health_service_.SetServing(service, true);
   }
   ready_ = true;
   return absl::OkStatus();
+}
+
+absl::Status Server::StartPages() {
+  const auto metrics = [this] {
+    return HttpReply{.content_type = "text/plain; version=0.0.4; charset=utf-8",
+                     .body = metrics_.Render()};
+  };
+  ASSIGN_OR_RETURN(http_,
+                   HttpListener::Start(options_.metrics_listen,
+                                       {{"/metrics", metrics},
+                                        {"/healthz", [] { return HttpReply{.body = "ok\n"}; }},
+                                        {"/readyz", [this] { return Readiness(); }}}));
+  return absl::OkStatus();
+}
+
+// Who has a key may generate; whoever may end others' requests or the daemon comes another way.
+absl::Status Server::StartServices() {
+  GrpcListenerOptions listener = {
+      .credentials = nullptr,
+      .max_message_bytes = options_.max_message_bytes,
+      .reflection = options_.reflection.value_or(!authenticator_->has_keys())};
+  ASSIGN_OR_RETURN(listener.credentials,
+                   MakeServerCredentials({.certificate_path = options_.tls_certificate_path,
+                                          .key_path = options_.tls_key_path,
+                                          .client_ca_path = options_.tls_client_ca_path}));
+  std::vector<grpc::Service*> services = {&generation_service_, &model_service_, &health_service_};
+  if (!options_.control_listen.empty()) {
+    ASSIGN_OR_RETURN(control_,
+                     StartControlListener(options_.control_listen, listener, {&control_service_}));
+  } else if (!authenticator_->has_keys()) {
+    services.push_back(&control_service_);
+  }
+  ASSIGN_OR_RETURN(
+      grpc_, StartGrpcListener(options_.listen, options_.max_connections, listener, services));
+  return absl::OkStatus();
+}
+
+absl::Status Server::Reload() {
+  return authenticator_->has_keys() ? authenticator_->Reload() : absl::OkStatus();
 }
 
 HttpReply Server::Readiness() const {
@@ -126,8 +157,8 @@ void Server::Drain() {
     engine_->Drain(engine_->Now() + Nanoseconds(drain_timeout_seconds_));
   }
   health_service_.Shutdown();
-  if (grpc_.server != nullptr)
-    grpc_.server->Shutdown(std::chrono::system_clock::now() + kFlushTime);
+  grpc_.Shutdown(kFlushTime);
+  control_.Shutdown(kFlushTime);
 }
 
 }  // namespace tessera

@@ -34,8 +34,11 @@ class Server {
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, Parts parts);
   ~Server();
 
-  const HostPort& grpc_address() const { return grpc_.address; }
+  const HostPort& grpc_address() const { return grpc_.acceptor->address(); }
   const HostPort& metrics_address() const { return http_->address(); }
+
+  // Reads the key file anew, if there is one. Not OK: what was read before stays in force.
+  absl::Status Reload();
 
   // Not ready from now on; refuses new requests; lets open ones finish until the drain timeout,
   // then ends them with UNAVAILABLE; closes connections (GOAWAY). Returns when all is done.
@@ -46,6 +49,8 @@ class Server {
 
   absl::Status StartEngine();
   absl::Status StartListeners();
+  absl::Status StartPages();
+  absl::Status StartServices();
   void RequestDrain(std::optional<double> timeout_seconds);
   HttpReply Readiness() const;
 
@@ -59,6 +64,8 @@ class Server {
   Metrics metrics_;
   CallRegistry calls_;
   TenantTable tenants_;
+  TenantQuotas quotas_;
+  std::unique_ptr<Authenticator> authenticator_;
   const RequestParser parser_;
   std::unique_ptr<Engine> engine_;
   ServingContext serving_;
@@ -68,6 +75,7 @@ class Server {
   ControlService control_service_;
   HealthService health_service_;
   GrpcListener grpc_;
+  GrpcListener control_;  // none, or the control service alone
   std::unique_ptr<HttpListener> http_;
 };
 

@@ -5,9 +5,11 @@
 #include <string>
 
 #include "scheduler/engine.h"
+#include "server/authenticator.h"
 #include "server/call_registry.h"
 #include "server/metrics.h"
 #include "server/request_parser.h"
+#include "server/tenant_quotas.h"
 #include "server/tenant_table.h"
 
 namespace tessera {
@@ -32,9 +34,10 @@ struct ServingContext {
   Metrics* metrics = nullptr;
   CallRegistry* calls = nullptr;
   TenantTable* tenants = nullptr;
+  TenantQuotas* quotas = nullptr;
+  const Authenticator* authenticator = nullptr;
 
   ServedModel model;
-  std::string tenant_metadata_key;  // empty: one tenant
   size_t max_message_bytes = 0;
   int max_waiting = 0;
   int64_t max_waiting_prompt_tokens = 0;

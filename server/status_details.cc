@@ -26,6 +26,15 @@ void AddRetryInfo(std::chrono::milliseconds delay, absl::Status* status) {
   AddDetail(retry, status);
 }
 
+void AddQuotaFailure(const std::string& limit_name, const std::string& message,
+                     absl::Status* status) {
+  google::rpc::QuotaFailure quota;
+  google::rpc::QuotaFailure::Violation* violation = quota.add_violations();
+  violation->set_subject(limit_name);
+  violation->set_description(message);
+  AddDetail(quota, status);
+}
+
 }  // namespace
 
 absl::Status InvalidField(const std::string& field, const std::string& expected,
@@ -48,11 +57,17 @@ absl::Status Overloaded(const std::string& limit_name, const std::string& messag
                         std::chrono::milliseconds retry_after) {
   absl::Status status = absl::ResourceExhaustedError(message);
   AddRetryInfo(retry_after, &status);
-  google::rpc::QuotaFailure quota;
-  google::rpc::QuotaFailure::Violation* violation = quota.add_violations();
-  violation->set_subject(limit_name);
-  violation->set_description(message);
-  AddDetail(quota, &status);
+  AddQuotaFailure(limit_name, message, &status);
+  return status;
+}
+
+absl::Status QuotaExceeded(const std::string& limit_name, const std::string& message) {
+  absl::Status status = absl::ResourceExhaustedError(message);
+  google::rpc::ErrorInfo info;
+  info.set_reason("TENANT_QUOTA");
+  info.set_domain("tessera");
+  AddDetail(info, &status);
+  AddQuotaFailure(limit_name, message, &status);
   return status;
 }
 
@@ -76,7 +91,10 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   return {static_cast<grpc::StatusCode>(status.code()), details.message(), serialized};
 }
 
-std::optional<std::chrono::milliseconds> RetryDelay(const absl::Status& status) {
+std::optional<std::chrono::milliseconds> RetryPushback(const absl::Status& status) {
+  if (status.GetPayload(TypeUrl(google::rpc::ErrorInfo())).has_value()) {
+    return std::chrono::milliseconds(-1);
+  }
   google::rpc::RetryInfo retry;
   const auto payload = status.GetPayload(TypeUrl(retry));
   if (!payload.has_value() || !retry.ParseFromString(std::string(*payload))) return std::nullopt;

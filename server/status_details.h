@@ -26,13 +26,18 @@ absl::Status WithField(const std::string& field, const absl::Status& status);
 absl::Status Overloaded(const std::string& limit_name, const std::string& message,
                         std::chrono::milliseconds retry_after);
 
+// RESOURCE_EXHAUSTED with a QuotaFailure and an ErrorInfo of reason TENANT_QUOTA: another daemon
+// would refuse it just the same, so clients are told not to retry by themselves.
+absl::Status QuotaExceeded(const std::string& limit_name, const std::string& message);
+
 // UNAVAILABLE with a RetryInfo detail: another daemon, or this one's successor, can serve the
 // request.
 absl::Status Draining();
 
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
-// The delay of the status's RetryInfo.
-std::optional<std::chrono::milliseconds> RetryDelay(const absl::Status& status);
+// What the trailer grpc-retry-pushback-ms says: the delay of the status's RetryInfo, or -1, never,
+// of a quota's.
+std::optional<std::chrono::milliseconds> RetryPushback(const absl::Status& status);
 
 }  // namespace tessera

@@ -29,7 +29,7 @@ TEST(OptionsTest, DefaultsAndFlags) {
   EXPECT_EQ(defaults.model_path, "m.gguf");
   EXPECT_EQ(defaults.listen.ToString(), "127.0.0.1:50051");
   EXPECT_TRUE(defaults.prefix_cache);
-  EXPECT_TRUE(defaults.reflection);
+  EXPECT_FALSE(defaults.reflection.has_value()) << "on, unless there are keys";
   EXPECT_EQ(defaults.num_threads, 0);
 
   const ServerOptions options = ParseValid({"--model",

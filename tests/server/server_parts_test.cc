@@ -101,8 +101,8 @@ TEST(RandomTest, RequestIdsAreHexAndDiffer) {
 
 TEST(StatusDetailsTest, DelaysSurviveTheRoundTrip) {
   const absl::Status status = Overloaded("l", "m", std::chrono::milliseconds(2345));
-  EXPECT_EQ(RetryDelay(status), std::chrono::milliseconds(2345));
-  EXPECT_EQ(RetryDelay(absl::InternalError("x")), std::nullopt);
+  EXPECT_EQ(RetryPushback(status), std::chrono::milliseconds(2345));
+  EXPECT_EQ(RetryPushback(absl::InternalError("x")), std::nullopt);
   EXPECT_TRUE(ToGrpcStatus(absl::InternalError("x")).error_details().empty());
 }
 

@@ -1,0 +1,96 @@
+#include "server/tenant_quotas.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/status_details.h"
+
+namespace tessera {
+namespace {
+
+absl::Status Exceeded(const std::string& tenant, const std::string& limit,
+                      const std::string& expected, const std::string& actual) {
+  return QuotaExceeded(limit, absl::StrCat("quota of tenant ", tenant, ": ", limit, ": expected ",
+                                           expected, ", got ", actual));
+}
+
+std::string InSeconds(double seconds) {
+  return absl::StrCat("one more; allowed again in ", std::ceil(seconds * 10) / 10, " s");
+}
+
+}  // namespace
+
+QuotaLease& QuotaLease::operator=(QuotaLease&& other) noexcept {
+  std::swap(quotas_, other.quotas_);
+  std::swap(tenant_, other.tenant_);
+  std::swap(num_sequences_, other.num_sequences_);
+  return *this;
+}
+
+QuotaLease::~QuotaLease() {
+  if (quotas_ != nullptr) quotas_->Release(tenant_, num_sequences_);
+}
+
+void QuotaLease::ChargeCompletion(int64_t num_tokens) {
+  if (quotas_ != nullptr) quotas_->Charge(tenant_, num_tokens);
+}
+
+void TenantQuotas::Bucket::FillUp(double rate, double capacity, TimeNs now) {
+  const double seconds = static_cast<double>(now - filled_at) * 1e-9;
+  level = filled_at < 0 ? capacity : std::min(capacity, level + rate * seconds);
+  filled_at = now;
+}
+
+absl::StatusOr<QuotaLease> TenantQuotas::Admit(const std::string& tenant,
+                                               const TenantLimits& limits, const Use& use,
+                                               TimeNs now) {
+  if (use.priority < limits.most_urgent_priority) {
+    return Exceeded(tenant, "most_urgent_priority",
+                    absl::StrCat("priority ", limits.most_urgent_priority, " or above"),
+                    absl::StrCat(use.priority));
+  }
+  MutexLock lock(&mutex_);
+  Usage& usage = usage_[tenant];
+  const int num_sequences = usage.num_sequences + use.num_sequences;
+  if (limits.concurrent_sequences > 0 && num_sequences > limits.concurrent_sequences) {
+    return Exceeded(tenant, "concurrent_sequences",
+                    absl::StrCat("at most ", limits.concurrent_sequences),
+                    absl::StrCat(num_sequences));
+  }
+  const double token_rate = limits.tokens_per_minute / 60;
+  if (token_rate > 0) {
+    usage.tokens.FillUp(token_rate, limits.tokens_per_minute, now);
+    if (usage.tokens.level <= 0) {
+      return Exceeded(tenant, "tokens_per_minute",
+                      absl::StrCat("at most ", limits.tokens_per_minute),
+                      InSeconds(-usage.tokens.level / token_rate));
+    }
+  }
+  if (limits.requests_per_second > 0) {
+    const double capacity = std::max(1.0, limits.requests_per_second);
+    usage.requests.FillUp(limits.requests_per_second, capacity, now);
+    if (usage.requests.level < 1) {
+      return Exceeded(tenant, "requests_per_second",
+                      absl::StrCat("at most ", limits.requests_per_second),
+                      InSeconds((1 - usage.requests.level) / limits.requests_per_second));
+    }
+    usage.requests.level -= 1;
+  }
+  usage.tokens.level -= static_cast<double>(use.prompt_tokens);
+  usage.num_sequences = num_sequences;
+  return QuotaLease(this, tenant, use.num_sequences);
+}
+
+void TenantQuotas::Release(const std::string& tenant, int num_sequences) {
+  MutexLock lock(&mutex_);
+  usage_[tenant].num_sequences -= num_sequences;
+}
+
+void TenantQuotas::Charge(const std::string& tenant, int64_t num_tokens) {
+  MutexLock lock(&mutex_);
+  usage_[tenant].tokens.level -= static_cast<double>(num_tokens);
+}
+
+}  // namespace tessera

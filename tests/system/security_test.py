@@ -1,0 +1,365 @@
+#!/usr/bin/env python3
+"""Keys, quotas, TLS, separate control, and clients that mean harm, against the real daemon with real
+clients (grpcio, tessera, raw sockets)."""
+
+import hashlib
+import os
+import pathlib
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+os.environ["GRPC_VERBOSITY"] = "NONE"  # handshakes that must fail are no news
+
+import grpc  # noqa: E402
+
+from harness import (BIN, Daemon, control_pb2, control_pb2_grpc, error_of,  # noqa: E402
+                     generation_pb2_grpc, pb, request, tessera)
+
+WORK = tempfile.TemporaryDirectory(prefix="tessera-security-")
+FOLDER = pathlib.Path(WORK.name)
+MODEL = FOLDER / "tiny.gguf"
+subprocess.run([str(BIN / "make_tiny_model"), "--output", str(MODEL), "--max-context", "4096"],
+               check=True)
+
+
+def write_keys(path, *lines, **keys):
+    """A key file; keyword arguments are key=tenant."""
+    path.write_text("\n".join([*lines, *(f"key {hashlib.sha256(key.encode()).hexdigest()} {tenant}"
+                                         for key, tenant in keys.items())]) + "\n")
+
+
+def bearer(key, **more):
+    return (("authorization", f"Bearer {key}"), *more.items())
+
+
+def one(tokens=2, **fields):
+    return request([300, 301, 302], tokens, ignore_eos=True, temperature=0, **fields)
+
+
+def openssl(*arguments):
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+def make_authority(name):
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
+            2, "-subj", f"/CN={name}", "-keyout", FOLDER / f"{name}.key", "-out",
+            FOLDER / f"{name}.pem")
+
+
+def make_certificate(name, authority, serial):
+    extensions = FOLDER / "extensions"
+    extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
+            f"/CN={name}", "-keyout", FOLDER / f"{name}.key", "-out", FOLDER / f"{name}.csr")
+    openssl("x509", "-req", "-in", FOLDER / f"{name}.csr", "-CA", FOLDER / f"{authority}.pem",
+            "-CAkey", FOLDER / f"{authority}.key", "-set_serial", serial, "-days", 2, "-extfile",
+            extensions, "-out", FOLDER / f"{name}.pem")
+
+
+def pem(name):
+    return (FOLDER / name).read_bytes()
+
+
+class KeysTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.keys = FOLDER / "keys"
+        cls.control_socket = FOLDER / "control.sock"
+        write_keys(cls.keys, "tenant a concurrent_sequences=2 most_urgent_priority=0",
+                   "tenant b", "tenant c tokens_per_minute=60", "tenant d requests_per_second=3",
+                   alpha="a", beta="b", gamma="c", rapid="d")
+        cls.daemon = Daemon("--api-keys", cls.keys, "--control-listen",
+                            f"unix:{cls.control_socket}", model=MODEL)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.stop()
+
+    def generate(self, key, message=None, **metadata):
+        return self.daemon.generate(message or one(), metadata=bearer(key, **metadata))
+
+    def assert_quota(self, error, limit):
+        """RESOURCE_EXHAUSTED that names the limit and forbids automatic retries."""
+        self.assertIn(limit, error.details())
+        self.assertEqual(dict(error.trailing_metadata())["grpc-retry-pushback-ms"], "-1")
+        details = dict(error.trailing_metadata())["grpc-status-details-bin"]
+        self.assertIn(b"type.googleapis.com/google.rpc.ErrorInfo", details)
+
+    def test_only_known_keys_are_let_in(self):
+        for metadata in ((), (("authorization", "Basic alpha"),), bearer(""), bearer("delta")):
+            for call, message in ((self.daemon.generation.Generate, one()),
+                                  (self.daemon.model.Tokenize, pb.TokenizeRequest(text="a")),
+                                  (self.daemon.model.GetModelInfo, pb.GetModelInfoRequest())):
+                with error_of(self, grpc.StatusCode.UNAUTHENTICATED):
+                    call(message, timeout=10, metadata=metadata)
+        self.assertEqual(len(self.generate("beta").outputs[0].token_ids), 2)
+        self.assertGreater(self.daemon.metric("tessera_requests_rejected_total",
+                                              reason="unauthenticated"), 0)
+
+    def test_a_key_of_another_tenant(self):
+        with error_of(self, grpc.StatusCode.PERMISSION_DENIED):
+            self.generate("beta", **{"x-tenant-id": "a"})
+        self.generate("alpha", **{"x-tenant-id": "a"})
+
+    def test_prefixes_are_not_shared_between_tenants(self):
+        prompt = request(list(range(100, 300)), 1, ignore_eos=True, temperature=0)
+        self.generate("alpha", prompt)
+        self.assertGreater(self.generate("alpha", prompt).outputs[0].usage.cached_tokens, 0)
+        self.assertEqual(self.generate("beta", prompt).outputs[0].usage.cached_tokens, 0)
+
+    def test_concurrent_sequences(self):
+        with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as errors:
+            self.generate("alpha", one(n=3))
+        self.assert_quota(errors[0], "concurrent_sequences: expected at most 2, got 3")
+        stream = self.daemon.generation.GenerateStream(one(3000, n=2), metadata=bearer("alpha"))
+        next(stream)
+        with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED):
+            self.generate("alpha")
+        stream.cancel()
+        deadline = time.monotonic() + 10
+        while True:  # its sequences are given back once it has ended
+            try:
+                self.generate("alpha")
+                break
+            except grpc.RpcError:
+                self.assertLess(time.monotonic(), deadline)
+
+    def test_urgency(self):
+        with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as errors:
+            self.generate("alpha", one(priority=-1))
+        self.assert_quota(errors[0], "most_urgent_priority: expected priority 0 or above, got -1")
+
+    def test_requests_per_second(self):
+        refused = []
+        for _ in range(20):
+            try:
+                self.generate("rapid")
+            except grpc.RpcError as error:
+                refused.append(error)
+        self.assertGreater(len(refused), 5)
+        self.assert_quota(refused[0], "requests_per_second: expected at most 3")
+
+    def test_tokens_per_minute(self):
+        self.generate("gamma", one(100))
+        with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as errors:
+            self.generate("gamma")
+        self.assert_quota(errors[0], "tokens_per_minute: expected at most 60")
+
+    def test_control_comes_another_way(self):
+        with error_of(self, grpc.StatusCode.UNIMPLEMENTED):
+            self.daemon.control.Explain(control_pb2.ExplainRequest(), timeout=10,
+                                        metadata=bearer("alpha"))
+        with grpc.insecure_channel(f"unix:{self.control_socket}") as channel:
+            control = control_pb2_grpc.ControlServiceStub(channel)
+            self.assertGreater(control.Explain(control_pb2.ExplainRequest(), timeout=10).pages_total,
+                               0)
+            generation = generation_pb2_grpc.GenerationServiceStub(channel)
+            with error_of(self, grpc.StatusCode.UNIMPLEMENTED):
+                generation.Generate(one(), timeout=10)
+
+    def test_services_are_not_described(self):
+        call = self.daemon.channel.stream_stream(
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        with error_of(self, grpc.StatusCode.UNIMPLEMENTED):
+            list(call(iter([b""]), timeout=10))
+
+    def test_keys_are_read_again_and_a_bad_file_changes_nothing(self):
+        good = self.keys.read_text()
+        self.keys.write_text(good + f"key {hashlib.sha256(b'delta2').hexdigest()} b\n")
+        self.daemon.process.send_signal(signal.SIGHUP)
+        self.wait_for_log("reloaded")
+        self.keys.write_text("nonsense\n")
+        self.daemon.process.send_signal(signal.SIGHUP)
+        self.wait_for_log("reload failed")
+        with error_of(self, grpc.StatusCode.UNAUTHENTICATED):
+            self.generate("epsilon")
+        self.daemon.model.GetServerInfo(pb.GetServerInfoRequest(), timeout=10,
+                                        metadata=bearer("delta2"))
+        self.keys.write_text(good)
+
+    def wait_for_log(self, text):
+        deadline = time.monotonic() + 10
+        while text not in self.daemon.log():
+            self.assertLess(time.monotonic(), deadline, self.daemon.log())
+            time.sleep(0.02)
+
+    def test_the_client_sends_a_key_and_the_log_never_shows_one(self):
+        key_file = FOLDER / "alpha"
+        key_file.write_text("alpha\n")
+        result = tessera("generate", "--target", self.daemon.target, "--api-key-file", key_file,
+                         "--prompt", "hidden words", "--max-tokens", 2)
+        self.assertEqual(result.returncode, 0)
+        for secret in ("alpha", "beta", "delta", "hidden words"):
+            self.assertNotIn(secret, self.daemon.log())
+
+
+class TlsTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        for authority in ("authority", "stranger"):
+            make_authority(authority)
+        make_certificate("server", "authority", 1)
+        make_certificate("client", "authority", 2)
+        make_certificate("foreign", "stranger", 3)
+
+    def daemon(self, *flags):
+        return Daemon("--tls-cert", FOLDER / "server.pem", "--tls-key", FOLDER / "server.key", *flags,
+                      model=MODEL)
+
+    def generate(self, daemon, roots, certificate=None):
+        credentials = grpc.ssl_channel_credentials(
+            pem(f"{roots}.pem"), *(pem(f"{certificate}.{kind}") for kind in ("key", "pem"))
+        ) if certificate else grpc.ssl_channel_credentials(pem(f"{roots}.pem"))
+        with grpc.secure_channel(daemon.target, credentials) as channel:
+            return generation_pb2_grpc.GenerationServiceStub(channel).Generate(one(), timeout=5)
+
+    def test_server_certificate(self):
+        with self.daemon() as daemon:
+            self.assertEqual(len(self.generate(daemon, "authority").outputs[0].token_ids), 2)
+            with error_of(self, grpc.StatusCode.UNAVAILABLE):
+                self.generate(daemon, "stranger")
+            with error_of(self, grpc.StatusCode.UNAVAILABLE):
+                daemon.generation.Generate(one(), timeout=5)  # plaintext
+            result = tessera("generate", "--target", daemon.target, "--tls-ca",
+                             FOLDER / "authority.pem", "--prompt", "a", "--max-tokens", 2)
+            self.assertEqual(result.returncode, 0)
+
+    def test_client_certificates(self):
+        with self.daemon("--tls-client-ca", FOLDER / "authority.pem") as daemon:
+            self.generate(daemon, "authority", "client")
+            for certificate in (None, "foreign"):
+                with error_of(self, grpc.StatusCode.UNAVAILABLE):
+                    self.generate(daemon, "authority", certificate)
+            self.generate(daemon, "authority", "client")
+
+    def test_certificates_are_read_again(self):
+        with self.daemon() as daemon:
+            self.generate(daemon, "authority")
+            old = {name: pem(name) for name in ("server.pem", "server.key")}
+            make_certificate("server", "stranger", 4)
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    self.generate(daemon, "stranger")
+                    break
+                except grpc.RpcError:
+                    self.assertLess(time.monotonic(), deadline)
+                    time.sleep(0.2)
+            for name, contents in old.items():
+                (FOLDER / name).write_bytes(contents)
+
+
+class SetupTest(unittest.TestCase):
+    """Exit 1 and a message with what was expected and what came."""
+
+    def assert_refused(self, flags, *words):
+        result = subprocess.run([str(BIN / "tesserad"), "--model", str(MODEL), "--listen",
+                                 "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
+                                 *map(str, flags)], capture_output=True, text=True, timeout=30)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        for word in words:
+            self.assertIn(word, result.stderr)
+
+    def test_bad_files(self):
+        make_authority("one")
+        make_authority("other")
+        self.assert_refused(["--tls-cert", FOLDER / "one.pem"], "tls-key")
+        self.assert_refused(["--tls-cert", "/none", "--tls-key", "/none"], "tls-cert", "/none")
+        self.assert_refused(["--tls-cert", FOLDER / "one.pem", "--tls-key", FOLDER / "other.key"],
+                            "tls-key", "other.key")
+        self.assert_refused(["--tls-cert", FOLDER / "one.pem", "--tls-key", FOLDER / "one.key",
+                             "--tls-client-ca", __file__], "tls-client-ca")
+        self.assert_refused(["--api-keys", "/none"], "api-keys", "/none")
+        bad = FOLDER / "bad-keys"
+        bad.write_text("tenant a speed=1\n")
+        self.assert_refused(["--api-keys", bad], "line 1", "requests_per_second", "speed=1")
+        self.assert_refused(["--control-listen", "unix:/none/there"], "control-listen")
+
+
+class HostileClientsTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 16), hard))
+        cls.daemon = Daemon("--max-connections", 500, "--max-waiting", 64, model=MODEL)
+        host, port = cls.daemon.target.rsplit(":", 1)
+        cls.address = (host, int(port))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.stop()
+
+    def assert_serves(self):
+        self.assertEqual(len(self.daemon.generate(one()).outputs[0].token_ids), 2)
+
+    @staticmethod
+    def is_closed(connection):
+        connection.setblocking(False)
+        try:
+            while (data := connection.recv(4096)):
+                pass
+            return data == b""
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
+    def test_ten_thousand_idle_connections(self):
+        self.assert_serves()
+        connections = [socket.create_connection(self.address, 10) for _ in range(10_000)]
+        deadline = time.monotonic() + 20
+        while sum(map(self.is_closed, connections)) < 9_400:
+            self.assertLess(time.monotonic(), deadline, "connections past the limit stay open")
+            time.sleep(0.05)
+        self.assert_serves()  # on the connection it had
+        for connection in connections:
+            connection.close()
+        deadline = time.monotonic() + 20
+        while True:  # and new ones come in once those are gone
+            with grpc.insecure_channel(self.daemon.target) as channel:
+                try:
+                    generation_pb2_grpc.GenerationServiceStub(channel).Generate(one(), timeout=5)
+                    break
+                except grpc.RpcError:
+                    self.assertLess(time.monotonic(), deadline)
+
+    def test_a_client_that_speaks_too_slowly(self):
+        connection = socket.create_connection(self.address, 10)
+        connection.sendall(b"PRI * HTT")
+        deadline = time.monotonic() + 30
+        while not self.is_closed(connection):
+            self.assertLess(time.monotonic(), deadline, "a client may stall its handshake for ever")
+            time.sleep(0.1)
+        self.assert_serves()
+
+    def test_metadata_that_is_too_large(self):
+        with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED):
+            self.daemon.generate(one(), metadata=(("x-big", "a" * 100_000),))
+        self.assert_serves()
+
+    def test_a_flood_of_requests(self):
+        calls = [self.daemon.generation.Generate.future(one(20, seed=i), timeout=60)
+                 for i in range(5_000)]
+        codes = [call.code() for call in calls]
+        self.assertEqual({grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}, set(codes))
+        self.assert_serves()
+
+    def test_bytes_that_are_not_http(self):
+        for junk in (b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 64, b"\0" * 10_000):
+            with socket.create_connection(self.address, 10) as connection:
+                connection.sendall(junk)
+                deadline = time.monotonic() + 30
+                while not self.is_closed(connection):
+                    self.assertLess(time.monotonic(), deadline)
+                    time.sleep(0.05)
+        self.assert_serves()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2, argv=sys.argv)
