@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "server/log.h"
+#include "server/status_page.h"
 #include "server/tls.h"
 
 namespace tessera {
@@ -102,7 +103,9 @@ absl::Status Server::StartPages() {
   };
   ASSIGN_OR_RETURN(http_,
                    HttpListener::Start(options_.metrics_listen,
-                                       {{"/metrics", metrics},
+                                       {{"/", [] { return StatusPage(); }},
+                                        {"/status.json", [this] { return StatusJson(serving_); }},
+                                        {"/metrics", metrics},
                                         {"/healthz", [] { return HttpReply{.body = "ok\n"}; }},
                                         {"/readyz", [this] { return Readiness(); }}}));
   return absl::OkStatus();
