@@ -122,7 +122,7 @@ void AddListenerOptions(CLI::App* app, ServerOptions* options, RawOptions* raw) 
       ->check(CheckAddress);
   group
       .Add("metrics-listen", &raw->metrics_listen,
-           "HOST:PORT for /metrics, /healthz and /readyz; port 0: any free one")
+           "HOST:PORT for /metrics, /healthz, /readyz and the status page; port 0: any free one")
       ->check(CheckAddress);
   group.Add("announce", &options->announce_path,
             "once ready, write the addresses to this file as JSON");
