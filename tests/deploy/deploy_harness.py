@@ -23,6 +23,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("TESSERA_BIN", ROOT / "build/release/bin"))
 DEPLOY = ROOT / "deploy"
+FLUSH_S = 5  # what the daemon gives slow readers after the drain
 
 
 def make_tiny_model():
@@ -34,7 +35,7 @@ def make_tiny_model():
     return path
 
 
-os.environ["TESSERA_MODEL"] = make_tiny_model()
+MODEL = os.environ["TESSERA_MODEL"] = make_tiny_model()
 sys.path.insert(0, str(ROOT / "tests/system"))
 from harness import (Daemon, control_pb2, control_pb2_grpc, error_of,  # noqa: E402, F401
                      generation_pb2_grpc, pb, request, run_at_once, tessera)

@@ -11,12 +11,11 @@ import unittest
 
 import kubernetes_validate
 import yaml
-from deploy_harness import BIN, DEPLOY, Daemon, request, samples, selectors, wait_until
+from deploy_harness import BIN, DEPLOY, FLUSH_S, Daemon, request, samples, selectors, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "replicas")
-FLUSH_S = 5  # the daemon's own, after the drain
 
 
 def render(overlay):
