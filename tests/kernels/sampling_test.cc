@@ -3,13 +3,13 @@
 #include <cmath>
 #include <limits>
 #include <map>
-#include <random>
 #include <set>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/kernels/backend_cases.h"
+#include "tests/kernels/sampling_cases.h"
 
 // What docs/sampling.md promises, on every backend, and the fast sampler against the reference.
 
@@ -20,49 +20,13 @@ using testing::ElementsAre;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// One row to sample, with all that SampleRow points to.
-struct Query {
-  std::vector<float> logits;
-  SamplingParams params;
-  std::vector<TokenCount> seen;
-  std::vector<TokenId> banned;
-  int64_t position = 0;
-  TokenId forced = -1;
-  int num_logprobs = -1;  // -1: no logprobs
-};
+using Query = SamplingQuery;
+using Answer = SamplingAnswer;
 
 Query WithLogits(std::vector<float> logits) {
   Query query;
   query.logits = std::move(logits);
   return query;
-}
-
-struct Answer {
-  SampleStatus status = SampleStatus::kOk;
-  TokenId token = -1;
-  std::vector<std::pair<TokenId, uint32_t>> logprob_bits;
-
-  friend bool operator==(const Answer&, const Answer&) = default;
-};
-
-Answer Sample(Backend* backend, Query query) {
-  const SampleRow row = {.params = &query.params,
-                         .position = query.position,
-                         .seen = query.seen,
-                         .banned = query.banned,
-                         .forced = query.forced,
-                         .num_logprobs = std::max(0, query.num_logprobs),
-                         .wants_logprob = query.num_logprobs >= 0};
-  std::vector<TokenLogprob> room(static_cast<size_t>(row.num_logprobs) + 1);
-  SampleResult result;
-  result.logprobs = room;
-  backend->Sample(query.logits.data(), static_cast<int64_t>(query.logits.size()), {&row, 1},
-                  {&result, 1});
-  Answer answer{result.status, result.token, {}};
-  for (const TokenLogprob& entry : result.logprobs) {
-    answer.logprob_bits.emplace_back(entry.token, std::bit_cast<uint32_t>(entry.logprob));
-  }
-  return answer;
 }
 
 class SamplingTest : public testing::TestWithParam<BackendCase> {
@@ -311,73 +275,13 @@ TEST_P(SamplingTest, AForcedTokenIsScoredAndNothingIsChosen) {
 INSTANTIATE_TEST_SUITE_P(Backends, SamplingTest, testing::ValuesIn(AllCases()),
                          [](const auto& param) { return param.param.name; });
 
-// Random requests of every kind.
-class QueryMaker {
- public:
-  explicit QueryMaker(uint32_t seed) : random_(seed) {}
-
-  Query Make() {
-    Query query;
-    query.logits = MakeLogits();
-    query.position = Uniform(0, 1 << 20);
-    query.params.seed = random_();
-    query.params.temperature = Pick<float>({0.0f, 0.3f, 0.9f, 1.0f, 1.0f, 1.7f, 40.0f});
-    query.params.top_k = Pick<int>({0, 0, -1, 1, 2, 5, 40, 64, 1000});
-    query.params.top_p = Pick<float>({1.0f, 1.0f, 0.999f, 0.9f, 0.5f, 0.01f});
-    query.params.min_p = Pick<float>({0.0f, 0.0f, 0.001f, 0.1f, 0.9f});
-    query.num_logprobs = Pick<int>({-1, 0, 1, 5, 20});
-    if (Uniform(0, 2) == 0) AddEdits(&query);
-    return query;
-  }
-
- private:
-  int Uniform(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
-  template <typename T>
-  T Pick(std::initializer_list<T> values) {
-    return values.begin()[Uniform(0, static_cast<int>(values.size()) - 1)];
-  }
-  TokenId RandomToken(const Query& query) {
-    return Uniform(0, static_cast<int>(query.logits.size()) - 1);
-  }
-
-  std::vector<float> MakeLogits() {
-    const int vocab_size = Pick<int>({1, 2, 3, 16, 63, 64, 65, 130, 1000, 2077, 5000});
-    const float spread = Pick<float>({0.0f, 1.0f, 3.0f, 12.0f});
-    const float grain = Pick<float>({0.0f, 0.0f, 0.25f, 2.0f});  // coarse grains make ties
-    std::normal_distribution<float> normal;
-    std::vector<float> logits(static_cast<size_t>(vocab_size));
-    for (float& logit : logits) {
-      logit = normal(random_) * spread;
-      if (grain > 0) logit = std::round(logit / grain) * grain;
-    }
-    return logits;
-  }
-
-  void AddEdits(Query* query) {
-    SamplingParams& params = query->params;
-    params.repetition_penalty = Pick<float>({1.0f, 1.3f, 0.5f});
-    params.frequency_penalty = Pick<float>({0.0f, 0.7f, -1.0f});
-    params.presence_penalty = Pick<float>({0.0f, 1.5f, -2.0f});
-    std::map<TokenId, int32_t> seen;
-    for (int i = Uniform(0, 30); i > 0; --i) seen[RandomToken(*query)] = Uniform(0, 4);
-    for (const auto& [token, count] : seen) query->seen.push_back({token, count});
-    for (int i = Uniform(0, 5); i > 0; --i) query->banned.push_back(RandomToken(*query));
-    for (int i = Uniform(0, 5); i > 0; --i) {
-      const float bias = Pick<float>({-100.0f, 2.5f, 9.0f});
-      params.logit_bias.emplace_back(RandomToken(*query), bias);
-    }
-  }
-
-  std::mt19937 random_;
-};
-
 class FastSamplerTest : public testing::TestWithParam<BackendCase> {};
 
 TEST_P(FastSamplerTest, AgreesWithTheReferenceToTheBit) {
   const std::unique_ptr<Backend> backend = GetParam().make();
   const std::unique_ptr<Backend> reference = MakeReferenceBackend();
   for (uint32_t seed = 0; seed < 2000; ++seed) {
-    const Query query = QueryMaker(seed).Make();
+    const Query query = SamplingQueryMaker(seed).Make();
     ASSERT_EQ(Sample(backend.get(), query), Sample(reference.get(), query)) << "seed " << seed;
   }
 }

@@ -12,5 +12,6 @@ namespace tessera::conformance {
 std::vector<Case> DeviceMathCases();
 std::vector<Case> ElementwiseCases();
 std::vector<Case> GemmCases();
+std::vector<Case> SampleCases();
 
 }  // namespace tessera::conformance

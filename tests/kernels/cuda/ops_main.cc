@@ -47,7 +47,8 @@ int main(int argc, char** argv) {
 #endif
   const int num_failed = RunCases(tessera::conformance::DeviceMathCases(), substring) +
                          RunCases(tessera::conformance::ElementwiseCases(), substring) +
-                         RunCases(tessera::conformance::GemmCases(), substring);
+                         RunCases(tessera::conformance::GemmCases(), substring) +
+                         RunCases(tessera::conformance::SampleCases(), substring);
   std::printf("%d failed on %s\n", num_failed, properties.name.c_str());
   return num_failed == 0 ? 0 : 1;
 }
