@@ -1,0 +1,251 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include "base/check.h"
+#include "kernels/cuda/activation.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/cuda_weight.h"
+#include "kernels/cuda/embed.h"
+#include "kernels/cuda/gather.h"
+#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/kv_page.h"
+#include "kernels/cuda/make_backend.h"
+#include "kernels/cuda/norm.h"
+#include "kernels/cuda/rope_store_kv.h"
+
+namespace tessera::TESSERA_CUDA_NAMESPACE {
+namespace {
+
+template <typename T>
+constexpr DType kTypeOf = std::is_same_v<T, Bf16> ? DType::kBf16 : DType::kF16;
+
+int ToInt(int64_t value) {
+  CHECK(value >= 0 && value <= std::numeric_limits<int>::max()) << value;
+  return static_cast<int>(value);
+}
+
+// "cuda.sm_80.bf16.NVIDIA_H200.132": no '-', which separates a fingerprint's parts.
+std::string DeviceClass(DType type, const DeviceProperties& device) {
+  std::string gpu = device.name;
+  const auto is_plain = [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+  };
+  std::replace_if(
+      gpu.begin(), gpu.end(), [&](char c) { return !is_plain(c); }, '_');
+  return std::string("cuda.sm_80.") + (type == DType::kBf16 ? "bf16." : "fp16.") + gpu + "." +
+         std::to_string(device.num_sms);
+}
+
+}  // namespace
+
+template <typename T>
+CudaBackend<T>::CudaBackend(const DeviceProperties& device)
+    : device_(device),
+      name_(DeviceClass(kTypeOf<T>, device)),
+      downloads_(&stream_),
+      step_(&stream_),
+      attention_(kTypeOf<T>, device),
+      sampler_(&stream_) {}
+
+template <typename T>
+CudaBackend<T>::~CudaBackend() {
+  stream_.Synchronize();
+}
+
+template <typename T>
+DeviceBuffer CudaBackend<T>::Allocate(size_t size_bytes) {
+  if (size_bytes == 0) return {};
+  DeviceMemory memory = DeviceMemory::TryAllocate(size_bytes);
+  CHECK(memory.data() != nullptr) << "device memory: wanted " << size_bytes << " bytes, "
+                                  << FreeDeviceBytes() << " are free on " << device_.name;
+  void* data = memory.data();
+  FillAsync(data, 0, size_bytes, stream_);
+  allocations_.emplace(data, std::move(memory));
+  return DeviceBuffer(this, data, size_bytes);
+}
+
+template <typename T>
+void CudaBackend<T>::Free(void* data, size_t /*size_bytes*/) {
+  stream_.Synchronize();
+  CHECK_EQ(allocations_.erase(data), size_t{1}) << "allocations at that address";
+}
+
+template <typename T>
+void CudaBackend<T>::Synchronize() {
+  stream_.Synchronize();
+  downloads_.Deliver();
+  sampler_.Deliver();
+}
+
+template <typename T>
+void CudaBackend<T>::Upload(const void* host, size_t size_bytes, void* device) {
+  stream_.Synchronize();
+  CopyToDevice(device, host, size_bytes);
+}
+
+template <typename T>
+void CudaBackend<T>::Download(const void* device, size_t size_bytes, void* host) {
+  downloads_.Add(device, size_bytes, host);
+}
+
+template <typename T>
+void CudaBackend<T>::Zero(void* device, size_t size_bytes) {
+  FillAsync(device, 0, size_bytes, stream_);
+}
+
+template <typename T>
+std::unique_ptr<PackedWeight> CudaBackend<T>::NewWeight(DType type, int64_t rows, int64_t cols) {
+  return std::make_unique<CudaWeight>(type, StoredType<T>(type), rows, cols);
+}
+
+template <typename T>
+void CudaBackend<T>::PackRows(PackedWeight* weight, int64_t first_row, int64_t num_rows,
+                              const std::byte* data) {
+  static_cast<CudaWeight*>(weight)->Pack(first_row, num_rows, data);
+}
+
+template <typename T>
+size_t CudaBackend<T>::KvPageBytes(const KvSpec& spec) const {
+  return TESSERA_CUDA_NAMESPACE::KvPageBytes(spec);
+}
+
+template <typename T>
+void CudaBackend<T>::Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) {
+  CHECK(tokens.data() == step_.rows().tokens.data()) << "other tokens than the step's";
+  TESSERA_CUDA_NAMESPACE::Embed({.table = CudaWeight::From(table).view(),
+                                 .tokens = step_.view().tokens,
+                                 .num_rows = static_cast<int>(tokens.size()),
+                                 .out = out},
+                                stream_);
+}
+
+template <typename T>
+void CudaBackend<T>::RmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows,
+                             int64_t dim, void* out) {
+  TESSERA_CUDA_NAMESPACE::RmsNorm<T>({.x = const_cast<float*>(x),  // not written without an addend
+                                      .weight = weight,
+                                      .epsilon = epsilon,
+                                      .num_rows = ToInt(num_rows),
+                                      .dim = ToInt(dim),
+                                      .out = out},
+                                     stream_);
+}
+
+template <typename T>
+void CudaBackend<T>::AddRmsNorm(const void* x, const float* weight, float epsilon, int64_t num_rows,
+                                int64_t dim, float* residual, void* out) {
+  TESSERA_CUDA_NAMESPACE::RmsNorm<T>({.x = residual,
+                                      .addend = x,
+                                      .weight = weight,
+                                      .epsilon = epsilon,
+                                      .num_rows = ToInt(num_rows),
+                                      .dim = ToInt(dim),
+                                      .out = out},
+                                     stream_);
+}
+
+// Neighbours of one stored type go to one launch.
+template <typename T>
+void CudaBackend<T>::Linear(const void* x, int64_t num_rows,
+                            std::span<const PackedWeight* const> weights, void* out) {
+  GemmParams params;
+  params.x = x;
+  params.num_rows = ToInt(num_rows);
+  for (const PackedWeight* weight : weights) params.out_stride += weight->rows();
+  T* first_column = static_cast<T*>(out);
+  for (size_t i = 0; i < weights.size();) {
+    params.out = first_column;
+    params.num_weights = 0;
+    const DType type = CudaWeight::From(*weights[i]).view().type;
+    while (i < weights.size() && params.num_weights < kMaxGemmWeights &&
+           CudaWeight::From(*weights[i]).view().type == type) {
+      params.weights[params.num_weights++] = CudaWeight::From(*weights[i]).view();
+      first_column += weights[i++]->rows();
+    }
+    Gemm<T>(params, stream_);
+  }
+}
+
+template <typename T>
+void CudaBackend<T>::Logits(const void* x, int64_t num_rows, const PackedWeight& weight,
+                            float* out) {
+  GemmParams params;
+  params.x = x;
+  params.num_rows = ToInt(num_rows);
+  params.num_weights = 1;
+  params.weights[0] = CudaWeight::From(weight).view();
+  params.out = out;
+  params.out_stride = weight.rows();
+  params.out_is_f32 = true;
+  Gemm<T>(params, stream_);
+}
+
+template <typename T>
+void CudaBackend<T>::RopeStoreKv(const RopeStoreKvParams& params) {
+  CHECK(params.batch == step_.rows().batch) << "another batch than the step's";
+  LaunchRopeStoreKv(stream_, {.type = kTypeOf<T>,
+                              .qkv = params.qkv,
+                              .num_heads = params.num_heads,
+                              .spec = params.spec,
+                              .pages = params.pages,
+                              .step = step_.view(),
+                              .rope_cos = params.rope_cos,
+                              .rope_sin = params.rope_sin,
+                              .rope_dim = params.rope_dim,
+                              .row_faults = params.row_faults});
+}
+
+template <typename T>
+void CudaBackend<T>::Attention(const AttentionParams& params) {
+  CHECK(params.batch == step_.rows().batch) << "another batch than the step's";
+  attention_.Run(params, &step_, stream_);
+}
+
+template <typename T>
+void CudaBackend<T>::SwiGlu(const void* gate_up, int64_t num_rows, int64_t dim, void* out) {
+  GatedActivation<T>(
+      Activation::kSwiGlu,
+      {.gate_up = gate_up, .num_rows = ToInt(num_rows), .dim = ToInt(dim), .out = out}, stream_);
+}
+
+template <typename T>
+void CudaBackend<T>::GatherRows(const void* x, std::span<const int32_t> rows, size_t row_bytes,
+                                void* out) {
+  CHECK(rows.data() == step_.rows().selected.data()) << "other rows than the step's selected ones";
+  TESSERA_CUDA_NAMESPACE::GatherRows({.x = x,
+                                      .rows = step_.view().selected,
+                                      .num_rows = static_cast<int>(rows.size()),
+                                      .row_bytes = static_cast<int64_t>(row_bytes),
+                                      .out = out},
+                                     stream_);
+}
+
+template <typename T>
+void CudaBackend<T>::CopyPage(const KvSpec& spec, std::byte* pages, int32_t from, int32_t to,
+                              int num_tokens) {
+  LaunchCopyPage(stream_, spec, pages, from, to, num_tokens);
+}
+
+template <typename T>
+void CudaBackend<T>::Sample(float* logits, int64_t vocab_size, std::span<const SampleRow> rows,
+                            std::span<SampleResult> results) {
+  sampler_.Run(logits, vocab_size, rows, results);
+}
+
+template class CudaBackend<Bf16>;
+template class CudaBackend<Fp16>;
+
+CudaBackendOrError MakeBackend(const CudaBackendOptions& options) {
+  DeviceProperties device;
+  std::string error = OpenDevice(options.device, &device);
+  if (!error.empty()) return {.backend = nullptr, .error = std::move(error)};
+  if (options.type == DType::kBf16) return {std::make_unique<CudaBackend<Bf16>>(device), ""};
+  CHECK(options.type == DType::kF16) << Name(options.type);
+  return {std::make_unique<CudaBackend<Fp16>>(device), ""};
+}
+
+}  // namespace tessera::TESSERA_CUDA_NAMESPACE

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/downloads.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/step_attention.h"
+#include "kernels/cuda/step_buffer.h"
+#include "kernels/cuda/step_sampler.h"
+
+namespace tessera::TESSERA_CUDA_NAMESPACE {
+
+// The ops of kernels/cuda on one stream. T (Bf16 or Fp16) is the type of activations, keys and
+// values. What ops are given as tokens, batch and rows must be what BeginStep announced: they read
+// the device's copy of it. Steps of sizes already seen allocate nothing.
+template <typename T>
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(const DeviceProperties& device);
+  ~CudaBackend() override;
+
+  std::string_view name() const override { return name_; }
+
+  DeviceBuffer Allocate(size_t size_bytes) override;
+  void Synchronize() override;
+  size_t activation_bytes() const override { return sizeof(T); }
+  void Upload(const void* host, size_t size_bytes, void* device) override;
+  void Download(const void* device, size_t size_bytes, void* host) override;
+  void Zero(void* device, size_t size_bytes) override;
+
+  std::unique_ptr<PackedWeight> NewWeight(DType type, int64_t rows, int64_t cols) override;
+  void PackRows(PackedWeight* weight, int64_t first_row, int64_t num_rows,
+                const std::byte* data) override;
+
+  size_t KvPageBytes(const KvSpec& spec) const override;
+
+  void BeginStep(const StepRows& step) override { step_.Begin(step); }
+  void Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) override;
+  void RmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
+               void* out) override;
+  void AddRmsNorm(const void* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
+                  float* residual, void* out) override;
+  void Linear(const void* x, int64_t num_rows, std::span<const PackedWeight* const> weights,
+              void* out) override;
+  void Logits(const void* x, int64_t num_rows, const PackedWeight& weight, float* out) override;
+  void RopeStoreKv(const RopeStoreKvParams& params) override;
+  void Attention(const AttentionParams& params) override;
+  void SwiGlu(const void* gate_up, int64_t num_rows, int64_t dim, void* out) override;
+  void GatherRows(const void* x, std::span<const int32_t> rows, size_t row_bytes,
+                  void* out) override;
+  void CopyPage(const KvSpec& spec, std::byte* pages, int32_t from, int32_t to,
+                int num_tokens) override;
+  // Results are there after Synchronize.
+  void Sample(float* logits, int64_t vocab_size, std::span<const SampleRow> rows,
+              std::span<SampleResult> results) override;
+
+ private:
+  void Free(void* data, size_t size_bytes) override;
+
+  const DeviceProperties device_;
+  const std::string name_;
+  std::map<void*, DeviceMemory> allocations_;  // behind DeviceBuffers
+  const Stream stream_;
+  Downloads downloads_;
+  StepBuffer step_;
+  StepAttention attention_;
+  StepSampler sampler_;
+};
+
+}  // namespace tessera::TESSERA_CUDA_NAMESPACE

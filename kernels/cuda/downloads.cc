@@ -1,0 +1,36 @@
+#include "kernels/cuda/downloads.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace tessera::TESSERA_CUDA_NAMESPACE {
+namespace {
+
+constexpr size_t kMinBytes = size_t{64} << 10;
+constexpr size_t kAlignment = 64;
+
+}  // namespace
+
+void Downloads::Add(const void* device, size_t size_bytes, void* host) {
+  if (size_bytes == 0) return;
+  if (used_bytes_ + size_bytes > pinned_.size_bytes()) {
+    stream_.Synchronize();
+    Deliver();
+    if (size_bytes > pinned_.size_bytes()) {
+      pinned_ = PinnedMemory(std::max({kMinBytes, size_bytes, 2 * pinned_.size_bytes()}));
+    }
+  }
+  pending_.push_back({used_bytes_, size_bytes, host});
+  CopyToHostAsync(pinned_.data() + used_bytes_, device, size_bytes, stream_);
+  used_bytes_ += (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+void Downloads::Deliver() {
+  for (const Pending& pending : pending_) {
+    std::memcpy(pending.host, pinned_.data() + pending.offset, pending.size_bytes);
+  }
+  pending_.clear();
+  used_bytes_ = 0;
+}
+
+}  // namespace tessera::TESSERA_CUDA_NAMESPACE

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/step_view.h"
+#include "kernels/cuda/upload_buffer.h"
+
+namespace tessera::TESSERA_CUDA_NAMESPACE {
+
+// A step's rows and its attention's plan in device memory, brought there by one copy. Owned and
+// used by one thread, with one stream.
+class StepBuffer {
+ public:
+  explicit StepBuffer(const Stream* stream) : buffer_(stream) {}
+
+  // Copies what `step` refers to. The plan is for the options last asked for.
+  void Begin(const StepRows& step);
+
+  const StepRows& rows() const { return rows_; }
+  const StepView& view() const { return view_; }
+
+  // The step's plan in device memory. Other options than the last step's cost another copy.
+  const AttentionPlanHeader* PlanFor(const AttentionPlanOptions& options);
+  const AttentionPlanHeader& plan() const { return plan_.header(); }
+
+ private:
+  UploadBuffer buffer_;
+  StepRows rows_;
+  StepView view_;
+  AttentionPlan plan_;
+  AttentionPlanOptions options_;
+  bool has_options_ = false;
+  size_t plan_offset_ = 0;
+};
+
+}  // namespace tessera::TESSERA_CUDA_NAMESPACE

@@ -1,0 +1,250 @@
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "kernels/cuda/make_backend.h"
+#include "kernels/cuda/world.h"
+#include "tests/kernels/device_io.h"
+#include "tests/support/ragged_step.h"
+#include "tests/support/random_decoder.h"
+
+// A whole decoder's steps with nothing but kernels/: on a GPU, or, built with TESSERA_SIMT, on the
+// simulated device.
+//
+//   decoder_step_test micro|tiny|small|llama8b
+
+namespace tessera {
+namespace {
+
+struct Setup {
+  std::string name;
+  DecoderShape shape;
+  int prompt_tokens;
+  int decoded_tokens;
+};
+
+// tiny's prompt ends before attention's split at 1,024 keys, its decoded tokens behind it.
+const Setup kSetups[] = {
+    {.name = "micro",
+     .shape = {.num_layers = 1,
+               .hidden_dim = 64,
+               .num_heads = 2,
+               .kv = {.num_kv_heads = 1, .head_dim = 64},
+               .ffn_dim = 96,
+               .vocab_size = 160,
+               .type = DType::kQ8_0},
+     .prompt_tokens = 66,
+     .decoded_tokens = 4},
+    {.name = "tiny",
+     .shape = {.num_layers = 2,
+               .hidden_dim = 128,
+               .num_heads = 2,
+               .kv = {.num_kv_heads = 1, .head_dim = 64},
+               .ffn_dim = 192,
+               .vocab_size = 320,
+               .type = DType::kBf16},
+     .prompt_tokens = 1020,
+     .decoded_tokens = 8},
+    // SmolLM2-135M's.
+    {.name = "small",
+     .shape = {.num_layers = 30,
+               .hidden_dim = 576,
+               .num_heads = 9,
+               .kv = {.num_kv_heads = 3, .head_dim = 64},
+               .ffn_dim = 1536,
+               .vocab_size = 49152,
+               .type = DType::kQ8_0},
+     .prompt_tokens = 2040,
+     .decoded_tokens = 16},
+    {.name = "llama8b",
+     .shape = {.num_layers = 32,
+               .hidden_dim = 4096,
+               .num_heads = 32,
+               .kv = {.num_kv_heads = 8, .head_dim = 128},
+               .ffn_dim = 14336,
+               .vocab_size = 128256,
+               .type = DType::kBf16},
+     .prompt_tokens = 2040,
+     .decoded_tokens = 16},
+};
+
+constexpr int kNumSequences = 4;
+
+// Runs sequences of one decoder. Sequence 0 is the one under test, the others are its neighbours.
+class Runner {
+ public:
+  Runner(Backend* backend, const Setup& setup)
+      : backend_(backend), setup_(setup), decoder_(backend, WithRoom(setup), 1) {}
+
+  // The logits of sequence 0's last prompt token and of those after it: the prompt in chunks, the
+  // rest one token a step or, recomputed, as a chunk like any other. Neighbours bring `neighbours`
+  // tokens a step.
+  std::vector<Floats> Run(int chunk, bool recomputes, int neighbours) {
+    const int total = setup_.prompt_tokens + setup_.decoded_tokens;
+    const int chunked_end = recomputes ? total : setup_.prompt_tokens;
+    std::vector<Floats> logits;
+    int neighbour_tokens = 0;
+    for (int first = 0; first < total;) {
+      const int end = first < chunked_end ? std::min(chunked_end, first + chunk) : first + 1;
+      RaggedStep step(kNumSequences, PagesEach(setup_), setup_.shape.vocab_size);
+      const bool has_neighbours = neighbours > 0 && neighbour_tokens + neighbours <= total;
+      const int more = has_neighbours ? neighbours : 0;
+      if (more > 0) step.Add(2, neighbour_tokens, neighbour_tokens + more, total);
+      step.Add(0, first, end, setup_.prompt_tokens - 1);
+      if (more > 0) step.Add(1, neighbour_tokens, neighbour_tokens + more, total);
+      neighbour_tokens += more;
+      AppendLogits(step.Rows(), &logits);
+      first = end;
+    }
+    return logits;
+  }
+
+ private:
+  static int PagesEach(const Setup& setup) {
+    return (setup.prompt_tokens + setup.decoded_tokens + kPageTokens - 1) / kPageTokens;
+  }
+
+  static DecoderShape WithRoom(const Setup& setup) {
+    DecoderShape shape = setup.shape;
+    const int total = setup.prompt_tokens + setup.decoded_tokens;
+    shape.max_rows = total + 2 * 64;
+    shape.max_selected = setup.decoded_tokens + 1;
+    shape.max_context = total;
+    shape.num_pages = kNumSequences * PagesEach(setup);
+    return shape;
+  }
+
+  void AppendLogits(const StepRows& rows, std::vector<Floats>* logits) {
+    decoder_.Run(rows);
+    const auto vocab_size = static_cast<size_t>(setup_.shape.vocab_size);
+    Floats all(rows.selected.size() * vocab_size);
+    backend_->Download(decoder_.logits(), all.size() * sizeof(float), all.data());
+    backend_->Synchronize();
+    for (auto row = all.begin(); row != all.end(); row += static_cast<int64_t>(vocab_size)) {
+      logits->emplace_back(row, row + static_cast<int64_t>(vocab_size));
+    }
+  }
+
+  Backend* const backend_;
+  const Setup& setup_;
+  RandomDecoder decoder_;
+};
+
+int num_failures = 0;
+
+void Expect(bool condition, const std::string& what) {
+  std::printf("%s %s\n", condition ? "PASS" : "FAIL", what.c_str());
+  std::fflush(stdout);
+  num_failures += condition ? 0 : 1;
+}
+
+bool AreSameBits(const std::vector<Floats>& a, const std::vector<Floats>& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) return false;
+  }
+  return true;
+}
+
+// However a row comes about, its logits have the same bits.
+std::vector<Floats> TestReproducibility(Runner* runner, const Setup& setup) {
+  const int whole = setup.prompt_tokens + setup.decoded_tokens;
+  std::vector<Floats> alone = runner->Run(whole, false, 0);
+  bool is_finite = alone.size() == static_cast<size_t>(setup.decoded_tokens) + 1;
+  for (const Floats& row : alone) {
+    for (const float logit : row) is_finite = is_finite && std::isfinite(logit);
+  }
+  Expect(is_finite, setup.name + ": every logit is finite");
+  const auto expect_alone = [&](const std::vector<Floats>& logits, const std::string& how) {
+    Expect(AreSameBits(logits, alone), setup.name + ": the same bits " + how);
+  };
+  expect_alone(runner->Run(whole, false, 0), "again");
+  expect_alone(runner->Run(whole, false, 64), "beside neighbours");
+  expect_alone(runner->Run(whole / 3 + 1, false, 7), "in chunks, beside neighbours");
+  expect_alone(runner->Run(whole, true, 0), "recomputed at once");
+  expect_alone(runner->Run(whole / 5 + 1, true, 1), "recomputed in chunks, beside decode rows");
+  return alone;
+}
+
+struct Top {
+  size_t token = 0;
+  float margin = 0;
+};
+
+Top FindTop(const Floats& logits) {
+  Top top;
+  for (size_t i = 1; i < logits.size(); ++i) {
+    if (logits[i] > logits[top.token]) top.token = i;
+  }
+  top.margin = INFINITY;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (i != top.token) top.margin = std::min(top.margin, logits[top.token] - logits[i]);
+  }
+  return top;
+}
+
+// Relative error of logits as tests/model/llama_test.cc expects it: each of a layer's 7 products,
+// and the last, adds an independent rounding of both factors; a factor of 2 for what the
+// non-linear parts amplify. Logits have a deviation of 1.
+double ExpectedError(DType type, int num_layers) {
+  return 2 * UnitRoundoff(type) * std::sqrt(7.0 * num_layers + 1);
+}
+
+void TestAgainstCpu(const std::vector<Floats>& logits, DType type, const Setup& setup) {
+  const auto cpu = MakeCpuBackend({});
+  const std::vector<Floats> expected = Runner(cpu.get(), setup).Run(1 << 20, true, 0);
+  const double error = ExpectedError(type, setup.shape.num_layers);
+  double squares = 0;
+  int num_compared = 0, num_equal = 0;
+  for (size_t row = 0; row < logits.size(); ++row) {
+    for (size_t i = 0; i < logits[row].size(); ++i) {
+      squares += std::pow(double{logits[row][i]} - double{expected[row][i]}, 2);
+    }
+    const Top top = FindTop(expected[row]);
+    if (top.margin < 6 * error) continue;  // three deviations of each of the two
+    ++num_compared;
+    num_equal += FindTop(logits[row]).token == top.token ? 1 : 0;
+  }
+  const double rms =
+      std::sqrt(squares / static_cast<double>(logits.size() * logits.front().size()));
+  Expect(rms < error, setup.name + ": logits off the CPU's by " + std::to_string(rms) + " where " +
+                          std::to_string(error) + " is expected");
+  Expect(num_equal == num_compared && num_compared > 0,
+         setup.name + ": " + std::to_string(num_equal) + " greedy tokens of " +
+             std::to_string(num_compared) + " with a margin are the CPU's");
+}
+
+int Main(const std::string& name) {
+  const auto setup = std::find_if(std::begin(kSetups), std::end(kSetups),
+                                  [&](const Setup& candidate) { return candidate.name == name; });
+  if (setup == std::end(kSetups)) {
+    std::fprintf(stderr, "usage: decoder_step_test micro|tiny|small|llama8b\n");
+    return 2;
+  }
+  const DType type = DType::kBf16;
+  const CudaBackendOrError opened = TESSERA_CUDA_NAMESPACE::MakeBackend({.type = type});
+  if (opened.backend == nullptr) {
+    std::fprintf(stderr, "decoder_step_test: %s\n", opened.error.c_str());
+    return 1;
+  }
+  std::vector<Floats> logits;
+  {
+    Runner runner(opened.backend.get(), *setup);
+    logits = TestReproducibility(&runner, *setup);
+  }
+  if (name != "llama8b") TestAgainstCpu(logits, type, *setup);
+  std::printf("%d failed on %s\n", num_failures, std::string(opened.backend->name()).c_str());
+  return num_failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace tessera
+
+int main(int argc, char** argv) { return tessera::Main(argc > 1 ? argv[1] : "tiny"); }
