@@ -32,8 +32,20 @@ CallIdentity Identify(const char* method, const ServingContext& serving,
   return identity;
 }
 
+void AddLoadReport(const ServingContext& serving, bool is_error,
+                   grpc::CallbackServerContext* context) {
+  const double max_running = serving.engine->limits().max_running;
+  const CurrentLoad load = {.sequences = serving.metrics->num_unfinished_sequences() / max_running,
+                            .kv_pages = serving.metrics->kv_cache_usage()};
+  context->AddTrailingMetadata(
+      "endpoint-load-metrics-bin",
+      serving.load_reporter->Report(load, is_error, serving.engine->Now()));
+}
+
 // Retrying clients obey the pushback before they look at any detail.
-grpc::Status EndStatus(const absl::Status& status, grpc::CallbackServerContext* context) {
+grpc::Status EndStatus(const absl::Status& status, const ServingContext& serving,
+                       grpc::CallbackServerContext* context) {
+  if (serving.load_reporter != nullptr) AddLoadReport(serving, !status.ok(), context);
   if (const auto pushback = RetryPushback(status)) {
     context->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(pushback->count()));
   }
@@ -61,13 +73,14 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamingCall::Start(
     call->writing_ = SerializeMessage(call->session_->FirstMessage());
     call->StartWrite(&call->writing_);
   } else {
-    call->Finish(EndStatus(started, context));
+    call->Finish(EndStatus(started, *serving, context));
   }
   return call.get();
 }
 
 StreamingCall::StreamingCall(ServingContext* serving, grpc::CallbackServerContext* context)
-    : context_(context),
+    : serving_(*serving),
+      context_(context),
       session_(std::make_shared<GenerationSession>(
           serving, Identify("GenerateStream", *serving, *context))) {}
 
@@ -88,7 +101,8 @@ void StreamingCall::WriteNext() {
   if (!message.has_value()) return;
   writing_ = SerializeMessage(message->proto);
   if (message->last) {
-    StartWriteAndFinish(&writing_, grpc::WriteOptions(), EndStatus(session_->status(), context_));
+    StartWriteAndFinish(&writing_, grpc::WriteOptions(),
+                        EndStatus(session_->status(), serving_, context_));
   } else {
     StartWrite(&writing_);
   }
@@ -109,14 +123,14 @@ grpc::ServerUnaryReactor* UnaryCall::Start(ServingContext* serving,
     call->sum_ = call->session_->FirstMessage();
     call->CollectOnceBegun();
   } else {
-    call->Finish(EndStatus(started, context));
+    call->Finish(EndStatus(started, *serving, context));
   }
   return call.get();
 }
 
 UnaryCall::UnaryCall(ServingContext* serving, grpc::CallbackServerContext* context,
                      grpc::ByteBuffer* response)
-    : max_message_bytes_(serving->max_message_bytes),
+    : serving_(*serving),
       context_(context),
       response_(response),
       session_(
@@ -132,19 +146,19 @@ void UnaryCall::CollectOnceBegun() {
     if (!last) continue;
     const absl::Status status = session_->status();
     if (status.ok()) *response_ = SerializeMessage(sum_);
-    Finish(EndStatus(status, context_));
+    Finish(EndStatus(status, serving_, context_));
     return;
   }
 }
 
 void UnaryCall::Add(v1::GenerateResponse&& message) {
   sum_bytes_ += message.ByteSizeLong();
-  if (sum_bytes_ <= max_message_bytes_) {
+  if (sum_bytes_ <= serving_.max_message_bytes) {
     MergeResponse(std::move(message), &sum_);
     return;
   }
   session_->Abort(absl::ResourceExhaustedError(
-      absl::StrCat("the answer: expected at most ", max_message_bytes_,
+      absl::StrCat("the answer: expected at most ", serving_.max_message_bytes,
                    " bytes (max-message-bytes), got more; GenerateStream has no such limit")));
 }
 

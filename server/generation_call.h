@@ -30,6 +30,7 @@ class StreamingCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, p
   void WriteNextOnceBegun();
   void WriteNext();
 
+  const ServingContext& serving_;
   grpc::CallbackServerContext* const context_;
   const std::shared_ptr<GenerationSession> session_;
   std::shared_ptr<StreamingCall> self_;  // gRPC's reference, dropped in OnDone
@@ -58,12 +59,12 @@ class UnaryCall final : public grpc::ServerUnaryReactor, public DeltaWriter {
   void CollectOnceBegun();
   void Add(v1::GenerateResponse&& message);
 
-  const size_t max_message_bytes_;
+  const ServingContext& serving_;
   grpc::CallbackServerContext* const context_;
   grpc::ByteBuffer* const response_;
   const std::shared_ptr<GenerationSession> session_;
   std::shared_ptr<UnaryCall> self_;  // gRPC's reference, dropped in OnDone
-  v1::GenerateResponse sum_;         // not more than max_message_bytes_
+  v1::GenerateResponse sum_;         // not more than the largest message
   size_t sum_bytes_ = 0;
   std::atomic<int> num_beginnings_{0};  // as in StreamingCall: the first deltas may outrun Start
 };

@@ -153,6 +153,7 @@ absl::Status GenerationSession::Start(const v1::GenerateRequest& proto,
                      status);
   }
   if (const absl::Status status = AcquireQuota(parsed->request); !status.ok()) {
+    context_->metrics->CountTenantRefusal(tenant_name());
     return RefuseFor(Rejection::kQuota, status);
   }
   parsed->request.id = id_;
@@ -261,6 +262,10 @@ void GenerationSession::TakeIn(DeltaBatch batch) {
   if (!batch.last) return;
   context_->calls->Remove(id_);
   quota_.ChargeCompletion(report_.completion_tokens);
+  if (identity_.caller->limits.has_value()) {
+    context_->metrics->CountTenantTokens(tenant_name(), report_.prompt_tokens,
+                                         report_.completion_tokens);
+  }
   quota_ = QuotaLease();
   LogEnd();
 }

@@ -17,6 +17,7 @@
 #include "server/options.h"
 #include "server/process_stats.h"
 #include "server/server.h"
+#include "server/supervisor.h"
 #include "server/version.h"
 
 namespace tessera {
@@ -102,8 +103,10 @@ absl::Status Serve(const ServerOptions& options) {
         Announce(options.announce_path, server->grpc_address(), server->metrics_address()));
   }
   LogServing(*server, model, max_open_files);
+  NotifySupervisor("READY=1");
 
   WaitForStop(server.get());
+  NotifySupervisor("STOPPING=1");
   server->Drain();
   Log(LogLevel::kInfo, "stopped");
   return absl::OkStatus();

@@ -198,6 +198,16 @@ struct Metrics::Instruments {
   Counter& deadline_misses =
       AddCounter("tessera_deadline_misses_total", "Sequences ended by their deadline.", {});
 
+  prometheus::Family<Counter>& tenant_tokens =
+      prometheus::BuildCounter()
+          .Name("tessera_tenant_tokens_total")
+          .Help("Tokens of ended requests by tenant, where there are keys.")
+          .Register(registry);
+  prometheus::Family<Counter>& tenant_refusals = prometheus::BuildCounter()
+                                                     .Name("tessera_tenant_quota_rejections_total")
+                                                     .Help("Requests past their tenant's quota.")
+                                                     .Register(registry);
+
   // Of the process; read when the page is.
   Mutex process_mutex;
   Gauge& resident_bytes = AddGauge("process_resident_memory_bytes", "Resident memory.", {});
@@ -276,6 +286,23 @@ void Metrics::CountAccepted(int num_sequences, int max_tokens) {
   instruments_->request_n.Observe(num_sequences);
   if (max_tokens > 0) instruments_->request_max_tokens.Observe(max_tokens);
 }
+
+void Metrics::CountTenantTokens(const std::string& tenant, int prompt_tokens,
+                                int completion_tokens) {
+  Instruments& in = *instruments_;
+  in.tenant_tokens.Add({{"tenant", tenant}, {"kind", "prompt"}}).Increment(prompt_tokens);
+  in.tenant_tokens.Add({{"tenant", tenant}, {"kind", "completion"}}).Increment(completion_tokens);
+}
+
+void Metrics::CountTenantRefusal(const std::string& tenant) {
+  instruments_->tenant_refusals.Add({{"tenant", tenant}}).Increment();
+}
+
+int Metrics::num_unfinished_sequences() const {
+  return static_cast<int>(instruments_->running.Value() + instruments_->waiting.Value());
+}
+
+double Metrics::kv_cache_usage() const { return instruments_->cache_usage.Value(); }
 
 void Metrics::ObserveFirstToken(TimeNs since_arrival) {
   instruments_->first_token.Observe(Seconds(since_arrival));

@@ -50,6 +50,13 @@ class Metrics final : public EngineObserver {
   void ObserveInterToken(TimeNs since_last_token);
   // Once a sequence.
   void CountFinished(FinishReason finish, const SequenceReport& report);
+  // Of tenants that the key file names, so that there are only so many.
+  void CountTenantTokens(const std::string& tenant, int prompt_tokens, int completion_tokens);
+  void CountTenantRefusal(const std::string& tenant);
+
+  // As of the last step.
+  int num_unfinished_sequences() const;
+  double kv_cache_usage() const;  // 0 to 1
 
  private:
   struct Instruments;

@@ -133,6 +133,8 @@ void AddListenerOptions(CLI::App* app, ServerOptions* options, RawOptions* raw) 
   group.Add("control-listen", &options->control_listen,
             "HOST:PORT or unix:PATH for the control service alone; default: beside the others, or "
             "nowhere with --api-keys");
+  group.AddSwitch("load-reports", &options->load_reports,
+                  "end answers with ORCA load reports for load balancers");
   CLI::Option* const on = group.AddSwitch("reflection", &raw->reflection,
                                           "describe the services to clients also with --api-keys");
   group.AddSwitch("no-reflection", &raw->no_reflection, "do not describe the services to clients")

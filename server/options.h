@@ -34,8 +34,9 @@ struct ServerOptions {
   std::string announce_path;  // empty: no file
   int max_message_bytes = 8 << 20;
   int max_connections = 4096;
-  std::string control_listen;        // empty: beside the other services, unless there are keys
-  std::optional<bool> reflection;    // not set: unless there are keys
+  std::string control_listen;      // empty: beside the other services, unless there are keys
+  std::optional<bool> reflection;  // not set: unless there are keys
+  bool load_reports = false;
   std::string tls_certificate_path;  // empty: plaintext
   std::string tls_key_path;
   std::string tls_client_ca_path;   // empty: clients need no certificate

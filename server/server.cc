@@ -79,6 +79,7 @@ absl::Status Server::StartEngine() {
   serving_.tenants = &tenants_;
   serving_.quotas = &quotas_;
   serving_.authenticator = authenticator_.get();
+  if (options_.load_reports) serving_.load_reporter = &load_reporter_;
   serving_.model = parts_.model;
   serving_.max_message_bytes = options_.max_message_bytes;
   serving_.max_waiting = options_.max_waiting;

@@ -66,6 +66,7 @@ class Server {
   TenantTable tenants_;
   TenantQuotas quotas_;
   std::unique_ptr<Authenticator> authenticator_;
+  LoadReporter load_reporter_;
   const RequestParser parser_;
   std::unique_ptr<Engine> engine_;
   ServingContext serving_;

@@ -7,6 +7,7 @@
 #include "scheduler/engine.h"
 #include "server/authenticator.h"
 #include "server/call_registry.h"
+#include "server/load_report.h"
 #include "server/metrics.h"
 #include "server/request_parser.h"
 #include "server/tenant_quotas.h"
@@ -36,6 +37,7 @@ struct ServingContext {
   TenantTable* tenants = nullptr;
   TenantQuotas* quotas = nullptr;
   const Authenticator* authenticator = nullptr;
+  LoadReporter* load_reporter = nullptr;  // null: answers carry no load reports
 
   ServedModel model;
   size_t max_message_bytes = 0;

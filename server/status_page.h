@@ -12,9 +12,9 @@ namespace tessera {
 // resources from elsewhere, nothing to click.
 HttpReply StatusPage();
 
-// What the page shows, as JSON: the model, limits, load, pages, and each sequence's state and sizes.
-// No request ids (an id is the right to Abort), tenants, prompts or output. 503 where the engine
-// has stopped or does not answer soon.
+// What the page shows, as JSON: the model, limits, load, pages, and each sequence's state and
+// sizes. No request ids (an id is the right to Abort), tenants, prompts or output. 503 where the
+// engine has stopped or does not answer soon.
 HttpReply StatusJson(const ServingContext& serving);
 
 }  // namespace tessera

@@ -1,15 +1,23 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
+#include <cmath>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "server/call_metadata.h"
 #include "server/host_port.h"
+#include "server/load_report.h"
 #include "server/log.h"
 #include "server/process_stats.h"
 #include "server/random.h"
 #include "server/status_details.h"
+#include "server/supervisor.h"
 #include "server/tenant_table.h"
+#include "xds/data/orca/v3/orca_load_report.pb.h"
 
 namespace tessera {
 namespace {
@@ -104,6 +112,46 @@ TEST(StatusDetailsTest, DelaysSurviveTheRoundTrip) {
   EXPECT_EQ(RetryPushback(status), std::chrono::milliseconds(2345));
   EXPECT_EQ(RetryPushback(absl::InternalError("x")), std::nullopt);
   EXPECT_TRUE(ToGrpcStatus(absl::InternalError("x")).error_details().empty());
+}
+
+TEST(LoadReporterTest, TellsLoadAndRatesThatFade) {
+  constexpr TimeNs kSecond = 1'000'000'000;
+  LoadReporter reporter;
+  xds::data::orca::v3::OrcaLoadReport report;
+  for (int i = 0; i <= 200; ++i) {  // ten a second, every other one an error, for 20 s
+    const std::string text =
+        reporter.Report({.sequences = 1.5, .kv_pages = 0.25}, i % 2 == 0, i * kSecond / 10);
+    ASSERT_TRUE(report.ParseFromString(text));
+  }
+  EXPECT_EQ(report.application_utilization(), 1.5);
+  EXPECT_EQ(report.named_metrics().at("kv_cache_utilization"), 0.25);
+  EXPECT_NEAR(report.rps_fractional(), 10, 0.5);
+  EXPECT_NEAR(report.eps(), 5, 0.5);
+  ASSERT_TRUE(report.ParseFromString(reporter.Report({}, false, 120 * kSecond)));
+  EXPECT_LT(report.rps_fractional(), 0.3) << "after 100 s of silence";
+}
+
+// What systemd does with Type=notify.
+TEST(SupervisorTest, IsToldTheState) {
+  const int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  ASSERT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t)), 0);  // any name
+  socklen_t size = sizeof address;
+  ASSERT_EQ(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string name(address.sun_path + 1, size - sizeof(sa_family_t) - 1);
+  ASSERT_EQ(setenv("NOTIFY_SOCKET", ("@" + name).c_str(), 1), 0);
+  NotifySupervisor("READY=1");
+  char state[32] = {};
+  EXPECT_EQ(recv(fd, state, sizeof state, MSG_DONTWAIT), 7);
+  EXPECT_STREQ(state, "READY=1");
+  for (const char* other : {"", "@", "/nowhere/at/all"}) {
+    ASSERT_EQ(setenv("NOTIFY_SOCKET", other, 1), 0);
+    NotifySupervisor("READY=1");
+  }
+  ASSERT_EQ(unsetenv("NOTIFY_SOCKET"), 0);
+  NotifySupervisor("READY=1");
+  close(fd);
 }
 
 TEST(ProcessStatsTest, ReadsThisProcess) {

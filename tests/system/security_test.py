@@ -150,6 +150,9 @@ class KeysTest(unittest.TestCase):
         with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as errors:
             self.generate("gamma")
         self.assert_quota(errors[0], "tokens_per_minute: expected at most 60")
+        self.assertEqual(self.daemon.metric("tessera_tenant_tokens_total", tenant="c",
+                                            kind="completion"), 100)
+        self.assertEqual(self.daemon.metric("tessera_tenant_quota_rejections_total", tenant="c"), 1)
 
     def test_control_comes_another_way(self):
         with error_of(self, grpc.StatusCode.UNIMPLEMENTED):

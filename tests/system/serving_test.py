@@ -174,6 +174,16 @@ class LifecycleTest(unittest.TestCase):
         self.assertEqual(daemon.stop(), 0)
 
 
+class LoadReportTest(unittest.TestCase):
+    def test_answers_end_with_a_report_where_asked(self):
+        for flags, expected in (((), False), (("--load-reports",), True)):
+            with Daemon(*flags) as daemon:
+                _, call = daemon.generation.Generate.with_call(request("a", 2), timeout=30)
+                reports = dict(call.trailing_metadata()).get("endpoint-load-metrics-bin")
+                self.assertEqual(reports is not None, expected)
+                self.assertIn(b"kv_cache_utilization", reports or b"kv_cache_utilization")
+
+
 class SlowReaderTest(unittest.TestCase):
     def test_only_its_own_sequence_is_parked(self):
         """20 logprobs a token and a reader that stops: memory flat, others' tokens unchanged."""
