@@ -16,13 +16,6 @@
 namespace tessera::conformance {
 namespace {
 
-void ExpectNear(Checker& checker, double got, double want, double bound, size_t index) {
-  const bool near = std::fabs(got - want) <= bound;
-  checker.Expect(near, "[" + std::to_string(index) + "]: got " + std::to_string(got) +
-                           ", expected " + std::to_string(want) + " within " +
-                           std::to_string(bound));
-}
-
 template <typename T>
 std::vector<uint16_t> Bits(const std::vector<T>& values) {
   std::vector<uint16_t> bits;
@@ -107,7 +100,7 @@ void CheckNormRow(Checker& checker, const NormInput& input, const float* x, cons
     const double f32_error = std::fabs(scaled) * (terms + 21) * kUnitRoundoffF32 +
                              std::fabs(scale * input.weight[i]) * mean_error;
     ExpectNear(checker, ToFloat(out[i]), want, RoundingBound<T>(want) + 1.01 * f32_error + 1e-30,
-               i);
+               "element", i);
   }
 }
 
@@ -175,7 +168,8 @@ void CheckActivation(Checker& checker) {
                                     : 1.6 * std::fabs(gate + 0.044715 * gate * gate * gate);
         const double f32_error = (5 * exponent + 16) * kUnitRoundoffF32 * std::fabs(want);
         ExpectNear(checker, ToFloat(out[static_cast<size_t>(i)]), want,
-                   RoundingBound<T>(want) + 1.01 * f32_error + 1e-35, static_cast<size_t>(i));
+                   RoundingBound<T>(want) + 1.01 * f32_error + 1e-35, "element",
+                   static_cast<size_t>(i));
       }
       const std::vector<float> last_row(gate_up.end() - 2 * dim, gate_up.end());
       const auto alone = Bits(RunActivation<T>(activation, last_row, 1, dim));

@@ -120,12 +120,8 @@ void CheckAgainstExact(Checker& checker, const Problem<T>& problem, const std::v
         const double sum_error = roundings * magnitude;
         const double bound =
             sum_error + (rounded ? RoundingBound<T>(std::fabs(want) + sum_error) : 0);
-        const double value = got[row * static_cast<size_t>(stride) + first_out + n];
-        checker.Expect(std::fabs(value - want) <= bound,
-                       std::string(Name(file.type)) + " [" + std::to_string(row) + "][" +
-                           std::to_string(first_out + n) + "]: got " + std::to_string(value) +
-                           ", expected " + std::to_string(want) + " within " +
-                           std::to_string(bound));
+        const size_t index = row * static_cast<size_t>(stride) + first_out + n;
+        ExpectNear(checker, got[index], want, bound, Name(file.type), index);
       }
     }
     first_out += static_cast<size_t>(file.rows);

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <sstream>
+#include <string_view>
 #include <vector>
 
 #include "kernels/cuda/gemm_weight.h"
@@ -12,6 +14,7 @@
 #include "kernels/cuda/instr.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/dequantize.h"
+#include "tests/kernels/simt/conformance.h"
 
 // Inputs of op tests. Every value differs from zero and its neighbours.
 
@@ -29,6 +32,15 @@ template <typename T>
 double RoundingBound(double exact) {
   const double relative = std::fabs(exact) * kUnitRoundoff<T>;
   return std::is_same_v<T, Fp16> ? std::fmax(relative, 0x1p-25) : relative;
+}
+
+inline void ExpectNear(Checker& checker, double got, double want, double bound,
+                       std::string_view what, size_t index) {
+  if (std::fabs(got - want) <= bound) return;
+  std::ostringstream message;
+  message << what << "[" << index << "]: got " << got << ", expected " << want << " within "
+          << bound;
+  checker.Expect(false, message.str());
 }
 
 inline std::vector<float> RandomFloats(size_t size, float spread, uint32_t seed) {

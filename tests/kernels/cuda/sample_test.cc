@@ -7,6 +7,7 @@
 #include <bit>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <string>
 
 #include "tests/kernels/cuda/op_cases.h"
@@ -58,12 +59,12 @@ Answers SampleOnDevice(const Queries& queries) {
 }
 
 std::string Describe(const SamplingAnswer& answer) {
-  std::string text = "status " + std::to_string(static_cast<int>(answer.status)) + ", token " +
-                     std::to_string(answer.token);
+  std::ostringstream text;
+  text << "status " << static_cast<int>(answer.status) << ", token " << answer.token;
   for (const auto& [token, bits] : answer.logprob_bits) {
-    text += " " + std::to_string(token) + ":" + std::to_string(std::bit_cast<float>(bits));
+    text << " " << token << ":" << std::bit_cast<float>(bits);
   }
-  return text;
+  return text.str();
 }
 
 void ExpectSame(Checker& checker, const SamplingAnswer& got, const SamplingAnswer& want,
@@ -87,7 +88,7 @@ void ExpectCpuAnswers(Checker& checker, const Queries& queries) {
     const Answers answers = SampleOnDevice(group);
     for (size_t i = 0; i < group.size(); ++i) {
       ExpectSame(checker, answers[i], Sample(cpu.get(), group[i]),
-                 "vocabulary " + std::to_string(vocab_size) + ", row " + std::to_string(i));
+                 "row " + std::to_string(i) + " of vocabulary " + std::to_string(vocab_size));
     }
     ExpectSame(checker, SampleOnDevice({group[0]})[0], answers[0], "alone");
   }
