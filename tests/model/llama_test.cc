@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <numeric>
 
@@ -76,9 +77,10 @@ LogitErrors Compare(const std::vector<std::vector<float>>& logits,
 
 // Relative error of the logits that docs/numerics.md leads one to expect. Each of the 7 matrix
 // products of a layer, and the last, adds an independent error: 4e-5 with int16 activations, 1e-6
-// in fp32, the roundings of both factors with 16-bit activations. An error of that size also moves a share of about `error / 2^-11` of the stored keys and
-// values across a rounding boundary, by one f16 step of about 2^-11 of their size, which adds
-// sqrt(error * 2^-11). A factor of 2 is for what the non-linear parts amplify.
+// in fp32, the roundings of both factors with 16-bit activations. An error of that size also moves
+// a share of about `error / 2^-11` of the stored keys and values across a rounding boundary, by one
+// f16 step of about 2^-11 of their size, which adds sqrt(error * 2^-11). A factor of 2 is for what
+// the non-linear parts amplify.
 double ExpectedRelativeError(double product_error, int num_layers) {
   const double products = product_error * std::sqrt(7.0 * num_layers + 1);
   const double kHalfStep = 1.0 / 2048;
@@ -88,6 +90,26 @@ double ExpectedRelativeError(double product_error, int num_layers) {
 double ProductError(const Backend& backend, DType type) {
   if (backend.activation_bytes() < sizeof(float)) return UnitRoundoff(ActivationType(backend));
   return IsQuantized(type) && backend.name() != "reference" ? 4e-5 : 1e-6;
+}
+
+size_t IndexOfMax(const std::vector<double>& values) {
+  return static_cast<size_t>(std::max_element(values.begin(), values.end()) - values.begin());
+}
+
+// The greedy token is the exact one wherever that leads by more than three deviations of both
+// errors.
+void ExpectGreedyTokens(const std::vector<std::vector<float>>& logits,
+                        const std::vector<std::vector<double>>& expected, double error) {
+  int num_compared = 0;
+  for (size_t row = 0; row < logits.size(); ++row) {
+    std::vector<double> others = expected[row];
+    const size_t best = IndexOfMax(others);
+    others[best] = -std::numeric_limits<double>::infinity();
+    if (expected[row][best] - others[IndexOfMax(others)] < 6 * error) continue;
+    ++num_compared;
+    EXPECT_EQ(IndexOfMax({logits[row].begin(), logits[row].end()}), best) << "row " << row;
+  }
+  EXPECT_GT(num_compared, 10);
 }
 
 void ExpectFloat64Logits(const TinyModelOptions& options) {
@@ -102,11 +124,13 @@ void ExpectFloat64Logits(const TinyModelOptions& options) {
     if (!backend_case.SupportsHeadDim(options.head_dim)) continue;
     SCOPED_TRACE(backend_case.name);
     const std::unique_ptr<Backend> backend = backend_case.make();
-    const LogitErrors errors =
-        Compare(BackendLogits(**file, *config, backend.get(), tokens), expected);
+    const auto logits = BackendLogits(**file, *config, backend.get(), tokens);
+    const LogitErrors errors = Compare(logits, expected);
     EXPECT_GT(errors.deviation, 0.5) << "the logits say something";
-    EXPECT_LT(errors.rms / errors.deviation,
-              ExpectedRelativeError(ProductError(*backend, options.type), options.num_layers));
+    const double expected_error =
+        ExpectedRelativeError(ProductError(*backend, options.type), options.num_layers);
+    EXPECT_LT(errors.rms / errors.deviation, expected_error);
+    ExpectGreedyTokens(logits, expected, expected_error * errors.deviation);
   }
 }
 
