@@ -34,7 +34,7 @@ COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|R"\w*\(.*?\)\w*"|"(?:\\.|[^"
 
 def tracked_sources():
     names = subprocess.run(
-        ["git", "ls-files", "*.h", "*.cc", "*.inc"], cwd=ROOT, check=True, capture_output=True,
+        ["git", "ls-files", "*.h", "*.cc", "*.cu", "*.cuh"], cwd=ROOT, check=True, capture_output=True,
         text=True).stdout.split()
     return [name for name in names if name.split("/")[0] in LAYERS]
 
