@@ -161,8 +161,7 @@ class WeightLoader {
       return absl::OkStatus();
     }
     *destination.vector = backend_.Allocate(values.size() * sizeof(float));
-    backend_.Upload(values.data(), values.size() * sizeof(float),
-                    destination.vector->As<void>());
+    backend_.Upload(values.data(), values.size() * sizeof(float), destination.vector->As<void>());
     return absl::OkStatus();
   }
 
