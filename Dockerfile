@@ -2,7 +2,6 @@
 #   docker build -t tessera:0.1.0 .         scripts/image does it without Docker, and tries the image
 #   docker build --target test .            builds and runs the tests that need no network
 FROM debian:bookworm-slim AS build
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY deploy/image/packages.lock /tmp/
 RUN apt-get update \
  && xargs --arg-file=/tmp/packages.lock apt-get install --yes --no-install-recommends \

@@ -4,8 +4,10 @@
 """
 
 import collections
+import hashlib
 import signal
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -68,6 +70,21 @@ class EnvoyTest(ProxyCases, unittest.TestCase):
                 envoy.generation.Generate(request("a", **A_MINUTE), timeout=0.2)
             self.assertEqual(envoy.stat("upstream_rq_retry"), 0)
             envoy.wait_for_healthy(3)
+
+    def test_a_quota_is_not_asked_for_at_another_replica(self):
+        with tempfile.NamedTemporaryFile("w") as keys:
+            keys.write("tenant research requests_per_second=1\n"
+                       f"key {hashlib.sha256(b'secret').hexdigest()} research\n")
+            keys.flush()
+            with Replicas("--api-keys", keys.name) as replicas, Envoy(replicas.targets) as envoy:
+                metadata = [("authorization", "Bearer secret"), ("x-tenant-id", "somebody-else")]
+                with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as caught:
+                    for _ in range(20):
+                        envoy.generation.Generate(request("a", 2), timeout=CALL_S, metadata=metadata)
+                self.assertIn("requests_per_second", caught[0].details())
+                with error_of(self, grpc.StatusCode.UNAUTHENTICATED):
+                    envoy.generation.Generate(request("a", 2), timeout=CALL_S)
+                self.assertEqual(envoy.stat("upstream_rq_retry"), 0)
 
     def test_nobody_healthy_is_said_at_once(self):
         with Replicas(count=2) as replicas, Envoy(replicas.targets) as envoy:
