@@ -37,7 +37,7 @@ __device__ void EmbedLaneBlock(const uint8_t* tile, const uint8_t* supers, int r
     float values[2];
     for (int i = 0; i < 2; ++i) {
       const auto quant = static_cast<float>(QuantAt<kType>(words, 2 * pair + i));
-      values[i] = scale.d * quant;  // exact
+      values[i] = scale.d[pair / 2] * quant;  // exact
       if constexpr (QuantHasMinimum(kType)) values[i] += scale.m;
     }
     *reinterpret_cast<float2*>(out + pair / 2 * 16 + pair % 2 * 8 + 2 * t) =
@@ -91,8 +91,14 @@ void Embed(const EmbedParams& params, const Stream& stream) {
       return LaunchRows<EmbedQuantKernel<DType::kQ4_0>>(params, stream);
     case DType::kQ4_1:
       return LaunchRows<EmbedQuantKernel<DType::kQ4_1>>(params, stream);
+    case DType::kQ5_1:
+      return LaunchRows<EmbedQuantKernel<DType::kQ5_1>>(params, stream);
     case DType::kQ4_K:
       return LaunchRows<EmbedQuantKernel<DType::kQ4_K>>(params, stream);
+    case DType::kQ5_K:
+      return LaunchRows<EmbedQuantKernel<DType::kQ5_K>>(params, stream);
+    case DType::kQ6_K:
+      return LaunchRows<EmbedQuantKernel<DType::kQ6_K>>(params, stream);
     default:
       CHECK(false) << "no table is stored as " << Name(params.table.type);
   }

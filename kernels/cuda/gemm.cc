@@ -28,8 +28,14 @@ void GemmWithTile(GemmTileSize size, const GemmParams& params, const Stream& str
       return LaunchGemm<T, DType::kQ4_0>(size, params, stream);
     case DType::kQ4_1:
       return LaunchGemm<T, DType::kQ4_1>(size, params, stream);
+    case DType::kQ5_1:
+      return LaunchGemm<T, DType::kQ5_1>(size, params, stream);
     case DType::kQ4_K:
       return LaunchGemm<T, DType::kQ4_K>(size, params, stream);
+    case DType::kQ5_K:
+      return LaunchGemm<T, DType::kQ5_K>(size, params, stream);
+    case DType::kQ6_K:
+      return LaunchGemm<T, DType::kQ6_K>(size, params, stream);
     default:
       CHECK(false) << "no weight is stored as " << Name(params.weights[0].type);
   }

@@ -12,7 +12,8 @@ inline constexpr int kMaxGemmWeights = 3;  // side by side: q, k, v
 //
 // A float weight is of type T: acc = mma(acc, x, w). A quantised one is not rounded: its integers
 // q are exact in T, and of each block of 32 columns, ascending,
-//   acc = fma(dot, d, acc), dot = mma(mma(0, x, q), x', q') over the block's two k16 steps;
+//   acc = fma(dot, d, acc), dot = mma(mma(0, x, q), x', q') over the block's two k16 steps
+//         (Q6_K: of each step acc = fma(mma(0, x, q), its d, acc));
 //   acc = fma(sum, m, acc) in formats with a minimum, sum the same of x and ones.
 struct GemmParams {
   const void* x = nullptr;  // [num_rows, cols] of T, aligned to 16 bytes

@@ -74,6 +74,24 @@ __device__ __forceinline__ void AddScaled(const float (&dot)[4], float scale0, f
   c[3] = FmaRn(dot[3], scale1, c[3]);
 }
 
+// c += x's block times the weight's. Formats with a scale for 16 columns scale each k16 step.
+template <typename T, DType kType>
+__device__ __forceinline__ void AddBlockProduct(const uint32_t (&a)[2][4],
+                                                const WeightFragment& weight,
+                                                const RowScale (&scales)[2], float (&c)[4]) {
+  float dot[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+  if constexpr (kType == DType::kQ6_K) {
+    float second[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    Mma16816<T>(dot, a[0], weight.b[0][0], weight.b[0][1]);
+    Mma16816<T>(second, a[1], weight.b[1][0], weight.b[1][1]);
+    AddScaled(dot, scales[0].d[0], scales[1].d[0], c);
+    AddScaled(second, scales[0].d[1], scales[1].d[1], c);
+  } else {
+    MmaBlock<T>(a, weight, dot);
+    AddScaled(dot, scales[0].d[0], scales[1].d[0], c);
+  }
+}
+
 // The sums of x's rows over a block of 32 columns, as a product with ones: in every column of c.
 template <typename T, typename Tile>
 __device__ __forceinline__ void SumBlocks(const XFragments<Tile>& x,
@@ -119,9 +137,7 @@ __device__ __forceinline__ void MultiplyQuantBlock(const uint8_t* stage, int fir
                          block % kBlocksPerTile, scale_row, scales);
     TESSERA_UNROLL
     for (int i = 0; i < Tile::kMmasDown; ++i) {
-      float dot[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-      MmaBlock<T>(x.a[i], weight, dot);
-      AddScaled(dot, scales[0].d, scales[1].d, accumulators[i][j]);
+      AddBlockProduct<T, kType>(x.a[i], weight, scales, accumulators[i][j]);
       if constexpr (QuantHasMinimum(kType)) {
         AddScaled(sums[i], scales[0].m, scales[1].m, accumulators[i][j]);
       }

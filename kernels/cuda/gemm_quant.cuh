@@ -6,10 +6,6 @@
 
 namespace tessera::TESSERA_CUDA_NAMESPACE {
 
-__host__ __device__ constexpr bool QuantHasMinimum(DType type) {
-  return type == DType::kQ4_1 || type == DType::kQ4_K;
-}
-
 // The quants of one lane in one block of 32 columns (two k16 steps), as exact integers: pair 2 s +
 // h holds columns 16 s + 8 h + 2 t and the next.
 template <DType kType>
@@ -66,11 +62,27 @@ __device__ __forceinline__ uint32_t QuantPair(const uint32_t (&words)[QuantBits(
   }
 }
 
-// An element of a row of a block is d * quant + m.
+// An element of a row of a block is d * quant + m, with a d for each half of the block's columns.
 struct RowScale {
-  float d;
+  float d[2];
   float m;  // 0 in formats without a minimum
 };
+
+// pair: a K-quant's d and dmin (f16); bytes: its scale and min, or two signed scales.
+template <DType kType>
+__device__ __forceinline__ RowScale SuperRowScale(uint32_t pair, uint32_t bytes) {
+  const float2 d = Unpack2<Fp16>(pair);
+  const uint32_t low = bytes & 0xFF;
+  const uint32_t high = bytes >> 8 & 0xFF;
+  if constexpr (kType == DType::kQ6_K) {
+    return {{d.x * static_cast<float>(static_cast<int8_t>(low)),
+             d.x * static_cast<float>(static_cast<int8_t>(high))},
+            0.0f};
+  } else {
+    const float scale = d.x * static_cast<float>(low);
+    return {{scale, scale}, -(d.y * static_cast<float>(high))};
+  }
+}
 
 // The scales of rows `row` and row + 1 (row even) of a panel's tile. supers: the K-quants' 8 pairs
 // (d, dmin) of the 256 columns, else null. All products are exact in fp32, as on the CPU.
@@ -79,25 +91,21 @@ __device__ __forceinline__ void LoadRowScales(const uint8_t* tile, const uint8_t
                                               int row, RowScale (&scales)[2]) {
   const uint8_t* entries = tile + TileQuantBytes(kType);
   const int entry = block * kPanelRows + row;
-  if constexpr (kType == DType::kQ4_K) {
+  if constexpr (HasSuperScales(kType)) {
     const uint32_t bytes = *reinterpret_cast<const uint32_t*>(entries + 2 * entry);
     const uint2 pairs = *reinterpret_cast<const uint2*>(supers + 4 * row);
-    const float2 low = Unpack2<Fp16>(pairs.x);
-    const float2 high = Unpack2<Fp16>(pairs.y);
-    scales[0] = {low.x * static_cast<float>(bytes & 0xFF),
-                 -(low.y * static_cast<float>(bytes >> 8 & 0xFF))};
-    scales[1] = {high.x * static_cast<float>(bytes >> 16 & 0xFF),
-                 -(high.y * static_cast<float>(bytes >> 24))};
-  } else if constexpr (kType == DType::kQ4_1) {
+    scales[0] = SuperRowScale<kType>(pairs.x, bytes);
+    scales[1] = SuperRowScale<kType>(pairs.y, bytes >> 16);
+  } else if constexpr (HasHalfMinimum(kType)) {
     const uint2 pairs = *reinterpret_cast<const uint2*>(entries + 4 * entry);
     const float2 low = Unpack2<Fp16>(pairs.x);
     const float2 high = Unpack2<Fp16>(pairs.y);
-    scales[0] = {low.x, low.y};
-    scales[1] = {high.x, high.y};
+    scales[0] = {{low.x, low.x}, low.y};
+    scales[1] = {{high.x, high.x}, high.y};
   } else {
     const float2 both = Unpack2<Fp16>(*reinterpret_cast<const uint32_t*>(entries + 2 * entry));
-    scales[0] = {both.x, 0.0f};
-    scales[1] = {both.y, 0.0f};
+    scales[0] = {{both.x, both.x}, 0.0f};
+    scales[1] = {{both.y, both.y}, 0.0f};
   }
 }
 

@@ -24,8 +24,7 @@ void PutQuant(DType type, int row, int col, int quant, uint8_t* tile) {
   uint8_t* address = tile + lane * (kTileCols / 4 * bits / 8) + 4 * word_index;
   uint32_t word;
   std::memcpy(&word, address, sizeof word);
-  // Q8_0 and Q4_0 lie around 0.
-  const int offset = type == DType::kQ8_0 ? 128 : type == DType::kQ4_0 ? 8 : 0;
+  const int offset = bits == 8 ? 128 : type == DType::kQ4_0 ? 8 : 0;
   word |= static_cast<uint32_t>(quant + offset) << (bits * pair + 16 * (in_step % 2));
   std::memcpy(address, &word, sizeof word);
 }
@@ -35,10 +34,11 @@ void PutScales(DType type, const QuantBlock& block, int block_in_tile, int row, 
   const auto put_half = [&](int index, uint16_t half) {
     std::memcpy(scales + 2 * index, &half, sizeof half);
   };
-  if (type == DType::kQ4_K) {
+  if (HasSuperScales(type)) {
     scales[2 * entry] = static_cast<uint8_t>(block.scale[0]);
-    scales[2 * entry + 1] = block.min;
-  } else if (type == DType::kQ4_1) {
+    scales[2 * entry + 1] =
+        QuantHasMinimum(type) ? block.min : static_cast<uint8_t>(block.scale[1]);
+  } else if (HasHalfMinimum(type)) {
     put_half(2 * entry, block.d_half);
     put_half(2 * entry + 1, block.m_half);
   } else {

@@ -18,9 +18,11 @@
 //         8 bits: 16 bytes a lane, word s is step s; pair j has its lower column in bits 8 j, the
 //         other in 8 j + 16, each plus 128. 4 bits: 8 bytes a lane, word w is steps 2 w and
 //         2 w + 1; their pairs j = 0 .. 3 have the lower column in bits 4 j, the other in 4 j + 16.
-//         Then scales [2 blocks of 32 columns][8 rows]: Q8_0, Q4_0 d (f16); Q4_1 d, m (f16);
-//         Q4_K scale, min (bytes).
-//   Q4_K has besides, behind all tiles, d, dmin (f16) [panels][ceil(cols / 256)][8 rows].
+//         Then scales [2 blocks of 32 columns][8 rows]: Q8_0, Q4_0 d (f16); Q4_1, Q5_1 d, m (f16);
+//         Q4_K, Q5_K scale, min (bytes); Q6_K scales of 16 columns (two signed bytes).
+//   K-quants have besides, behind all tiles, d, dmin (f16) [panels][ceil(cols / 256)][8 rows].
+//
+// 5 and 6 bits are stored as 8, so that one byte's extraction serves them.
 
 namespace tessera::TESSERA_CUDA_NAMESPACE {
 
@@ -29,34 +31,35 @@ inline constexpr int kTileCols = 64;
 inline constexpr int kSuperCols = 256;  // columns that share one d of a K-quant
 inline constexpr int kSuperBytes = kPanelRows * 4;
 
-__host__ __device__ constexpr int QuantBits(DType type) { return type == DType::kQ8_0 ? 8 : 4; }
+__host__ __device__ constexpr int QuantBits(DType type) {
+  return type == DType::kQ4_0 || type == DType::kQ4_1 || type == DType::kQ4_K ? 4 : 8;
+}
+__host__ __device__ constexpr bool HasHalfMinimum(DType type) {
+  return type == DType::kQ4_1 || type == DType::kQ5_1;
+}
+__host__ __device__ constexpr bool HasSuperScales(DType type) {
+  return type == DType::kQ4_K || type == DType::kQ5_K || type == DType::kQ6_K;
+}
+__host__ __device__ constexpr bool QuantHasMinimum(DType type) {
+  return HasHalfMinimum(type) || type == DType::kQ4_K || type == DType::kQ5_K;
+}
 __host__ __device__ constexpr int TileQuantBytes(DType type) {
   return kPanelRows * kTileCols * QuantBits(type) / 8;
 }
 __host__ __device__ constexpr int TileScaleBytes(DType type) {
-  return (kTileCols / 32) * kPanelRows * (type == DType::kQ4_1 ? 4 : 2);
+  return (kTileCols / 32) * kPanelRows * (HasHalfMinimum(type) ? 4 : 2);
 }
 __host__ __device__ constexpr int TileBytes(DType type) {
   return TileQuantBytes(type) + TileScaleBytes(type);
 }
-__host__ __device__ constexpr bool HasSuperScales(DType type) { return type == DType::kQ4_K; }
 
 // The type in which a weight of the file's type is stored. F32, F16 and BF16 become activations'
-// type T, rounded once; Q5_0 is Q8_0 exactly; formats without a kernel are dequantised and rounded
-// to T.
+// type T, rounded once; Q5_0 is Q8_0 exactly.
 template <typename T>
 constexpr DType StoredType(DType file_type) {
-  switch (file_type) {
-    case DType::kQ8_0:
-    case DType::kQ4_0:
-    case DType::kQ4_1:
-    case DType::kQ4_K:
-      return file_type;
-    case DType::kQ5_0:
-      return DType::kQ8_0;
-    default:
-      return std::is_same_v<T, Bf16> ? DType::kBf16 : DType::kF16;
-  }
+  if (file_type == DType::kQ5_0) return DType::kQ8_0;
+  if (IsQuantized(file_type)) return file_type;
+  return std::is_same_v<T, Bf16> ? DType::kBf16 : DType::kF16;
 }
 
 // One weight in device memory. Passed to kernels by value; owns nothing.

@@ -183,8 +183,7 @@ void CheckActivation(Checker& checker) {
 
 void CheckEmbed(Checker& checker) {
   const std::vector<TokenId> tokens = {17, 0, 20, 8, 7, 17, 3};
-  for (const DType file_type : {DType::kF32, DType::kF16, DType::kBf16, DType::kQ8_0, DType::kQ4_0,
-                                DType::kQ4_1, DType::kQ5_0, DType::kQ4_K}) {
+  for (const DType file_type : kAllDTypes) {
     for (const int cols : {32, 96, 256, 576, 1280}) {
       if (cols % BlockElements(file_type) != 0) continue;
       const FileWeight weight = RandomWeight(file_type, 21, cols, static_cast<uint32_t>(cols));

@@ -131,17 +131,13 @@ void CheckAgainstExact(Checker& checker, const Problem<T>& problem, const std::v
 constexpr GemmTileSize kAllTiles[] = {GemmTileSize::k16Rows, GemmTileSize::k64Rows,
                                       GemmTileSize::k128Rows};
 
-constexpr DType kFileTypes[] = {DType::kF32,  DType::kF16,  DType::kBf16, DType::kQ8_0,
-                                DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ4_K,
-                                DType::kQ5_1, DType::kQ6_K};
-
 struct Shape {
   int num_rows, num_outputs, cols;
 };
 
 template <typename T>
 void CheckShapes(Checker& checker) {
-  for (const DType type : kFileTypes) {
+  for (const DType type : kAllDTypes) {
     const int unit = std::max(8, BlockElements(type));
     for (const auto& [num_rows, num_outputs, units] :
          {Shape{1, 1, 1}, Shape{3, 33, 3}, Shape{17, 130, 5}, Shape{70, 67, 2}}) {
@@ -160,7 +156,8 @@ template <typename T>
 void CheckRowIndependence(Checker& checker) {
   constexpr int kMaxRows = 500;
   constexpr int kOutputs = 40;
-  for (const DType type : {DType::kBf16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ4_K}) {
+  for (const DType type :
+       {DType::kBf16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ4_K, DType::kQ6_K}) {
     const Problem<T> problem({RandomWeight(type, kOutputs, 512, 3)}, kMaxRows, 4);
     const auto all = Multiply(problem, 0, kMaxRows, GemmTileSize::k128Rows, true).f32;
     const auto expect_rows = [&](int first_row, int num_rows, GemmTileSize size) {
