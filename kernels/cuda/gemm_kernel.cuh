@@ -56,13 +56,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 1) GemmKernel(GemmParams param
 
 template <typename T, DType kType, typename Tile>
 void LaunchGemmTile(const GemmParams& params, const Stream& stream) {
+  constexpr int kSharedBytes = Tile::kStages * GemmStage<kType, Tile>::kBytes;
+  static_assert(kSharedBytes <= kMaxGemmSharedBytes);
   unsigned col_tiles = 0;
   for (int i = 0; i < params.num_weights; ++i) {
     col_tiles += static_cast<unsigned>((params.weights[i].rows + Tile::kCols - 1) / Tile::kCols);
   }
   const auto row_tiles = static_cast<unsigned>((params.num_rows + Tile::kRows - 1) / Tile::kRows);
   Launch<GemmKernel<T, kType, Tile>>(stream, dim3(row_tiles, col_tiles), Tile::kThreads,
-                                     Tile::kStages * GemmStage<kType, Tile>::kBytes, params);
+                                     kSharedBytes, params);
 }
 
 // One translation unit instantiates it for each type of weight.
@@ -70,11 +72,11 @@ template <typename T, DType kType>
 void LaunchGemm(GemmTileSize size, const GemmParams& params, const Stream& stream) {
   switch (size) {
     case GemmTileSize::k16Rows:
-      return LaunchGemmTile<T, kType, SmallGemmTile>(params, stream);
+      return LaunchGemmTile<T, kType, typename GemmTiles<kType>::Small>(params, stream);
     case GemmTileSize::k64Rows:
-      return LaunchGemmTile<T, kType, MediumGemmTile>(params, stream);
+      return LaunchGemmTile<T, kType, typename GemmTiles<kType>::Medium>(params, stream);
     case GemmTileSize::k128Rows:
-      return LaunchGemmTile<T, kType, LargeGemmTile>(params, stream);
+      return LaunchGemmTile<T, kType, typename GemmTiles<kType>::Large>(params, stream);
   }
 }
 

@@ -31,12 +31,20 @@ struct GemmTile {
   static_assert(kDepth % kTileCols == 0 && kSuperCols % kDepth == 0);
 };
 
-// Decode streams weights: narrow tiles make enough blocks to fill the device at N = 4,096, and deep
-// ones keep 32 to 48 KB of weights on their way per SM. Prefill reuses them: 128 x 128 outputs take
-// 64 flops per byte of shared memory. Every tile has the same mma shape and order.
-using SmallGemmTile = GemmTile<16, 32, 128, 16, 8, 4>;
-using MediumGemmTile = GemmTile<64, 64, 64, 32, 32, 4>;
-using LargeGemmTile = GemmTile<128, 128, 64, 64, 32, 3>;
+// Every tile has the same mma shape and order. Decode streams weights: narrow tiles make enough
+// blocks for every SM at 4,096 outputs, and stages keep 14 to 40 KB of a block's weights on their
+// way. Prefill reuses them: 128 x 128 outputs take 64 flops per byte of shared memory.
+template <DType kType>
+struct GemmTiles {
+  static constexpr bool kDeep = IsQuantized(kType);  // a column takes few bytes
+  static constexpr int kMediumStages = !kDeep ? 6 : QuantBits(kType) == 4 ? 4 : 3;
+  using Small = GemmTile<16, 32, kDeep ? 256 : 128, 16, 8, kDeep ? 5 : 6>;
+  using Medium = GemmTile<64, 64, kDeep ? 128 : 64, 32, 32, kMediumStages>;
+  using Large = GemmTile<128, 128, 64, 64, 32, 3>;
+};
+
+// What a block may have on every device from 8.0 on (8.6 and 8.9 have least).
+inline constexpr int kMaxGemmSharedBytes = 99 * 1024;
 
 // Row-major rows of kDepth elements of T whose 16-byte chunks are permuted within each 128 bytes,
 // so that ldmatrix and the copies meet no bank conflict.
