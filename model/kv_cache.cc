@@ -60,9 +60,8 @@ uint64_t KvCache::PageBytes(const Backend& backend, const KvSpec& spec, int num_
 }
 
 absl::StatusOr<KvCache> KvCache::Create(Backend* backend, const KvSpec& spec, int num_layers,
-                                        int num_pages) {
+                                        int num_pages, uint64_t available_bytes) {
   const uint64_t page_bytes = PageBytes(*backend, spec, num_layers);
-  const uint64_t available_bytes = AvailableMemoryBytes();
   if (static_cast<uint64_t>(num_pages) > available_bytes / page_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "KV cache: expected memory for ", num_pages, " pages of ", page_bytes, " bytes, got ",

@@ -11,6 +11,9 @@
 
 namespace tessera {
 
+// What this process may still allocate: free memory of the machine, capped by its cgroup.
+uint64_t AvailableMemoryBytes();
+
 // The memory behind page ids: `num_pages` pages of kPageTokens tokens in every layer. Which
 // sequence uses a page is the scheduler's affair; the layout inside one the backend's. Dies before
 // the backend.
@@ -20,9 +23,10 @@ namespace tessera {
 // IsFaulty tells whether a token's context holds one.
 class KvCache {
  public:
-  // RESOURCE_EXHAUSTED if this machine does not have the memory.
+  // RESOURCE_EXHAUSTED if the pages need more than available_bytes.
   static absl::StatusOr<KvCache> Create(Backend* backend, const KvSpec& spec, int num_layers,
-                                        int num_pages);
+                                        int num_pages,
+                                        uint64_t available_bytes = AvailableMemoryBytes());
 
   // Bytes of one page in all layers.
   static uint64_t PageBytes(const Backend& backend, const KvSpec& spec, int num_layers);
@@ -54,8 +58,5 @@ class KvCache {
   std::vector<uint8_t> first_fault_;  // [num_pages]: offset in the page, kPageTokens for none
   int num_faulty_pages_ = 0;
 };
-
-// What this process may still allocate: free memory of the machine, capped by its cgroup.
-uint64_t AvailableMemoryBytes();
 
 }  // namespace tessera

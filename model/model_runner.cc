@@ -28,17 +28,29 @@ absl::Status CheckRange(const char* option, int value, int min, int max) {
 // Enough for 64 conversations of 2,900 tokens with a 135M model; more is asked for by name.
 constexpr uint64_t kMaxDefaultKvBytes = uint64_t{4} << 30;
 
-int DefaultPages(const Backend& backend, const ModelConfig& config, int max_running,
-                 int max_context) {
+// Bytes that pages may take.
+struct PageBudget {
+  uint64_t default_bytes = 0;
+  uint64_t max_bytes = 0;
+};
+
+PageBudget MachineBudget() {
+  const uint64_t available = AvailableMemoryBytes();
+  return {std::min(available / 2, kMaxDefaultKvBytes), available};
+}
+
+int DefaultPages(const Backend& backend, const ModelConfig& config, uint64_t budget_bytes,
+                 int max_running, int max_context) {
   const uint64_t page_bytes = KvCache::PageBytes(backend, config.kv_spec(), config.num_layers);
-  const uint64_t affordable = std::min(AvailableMemoryBytes() / 2, kMaxDefaultKvBytes) / page_bytes;
+  const uint64_t affordable = budget_bytes / page_bytes;
   const uint64_t useful =
       static_cast<uint64_t>(max_running) * static_cast<uint64_t>(PagesFor(max_context));
   return static_cast<int>(std::clamp<uint64_t>(std::min(affordable, useful), 1, kMaxPages));
 }
 
 absl::StatusOr<ExecutorLimits> MakeLimits(const ModelRunnerOptions& options,
-                                          const ModelConfig& config, const Backend& backend) {
+                                          const ModelConfig& config, const Backend& backend,
+                                          const PageBudget& budget) {
   RETURN_IF_ERROR(CheckRange("max_batch_tokens", options.max_batch_tokens, 1, kMaxBatchTokens));
   RETURN_IF_ERROR(CheckRange("max_running", options.max_running, 1, kMaxRunning));
   RETURN_IF_ERROR(CheckRange("max_context", options.max_context, 0, config.max_context));
@@ -48,19 +60,21 @@ absl::StatusOr<ExecutorLimits> MakeLimits(const ModelRunnerOptions& options,
   limits.max_batch_tokens = options.max_batch_tokens;
   limits.max_running = options.max_running;
   limits.max_context = options.max_context > 0 ? options.max_context : config.max_context;
-  limits.num_pages = options.num_pages > 0
-                         ? options.num_pages
-                         : DefaultPages(backend, config, limits.max_running, limits.max_context);
+  limits.num_pages = options.num_pages > 0 ? options.num_pages
+                                           : DefaultPages(backend, config, budget.default_bytes,
+                                                          limits.max_running, limits.max_context);
   // Every row may be wanted, and forks may share one.
   limits.max_samples = std::max(limits.max_batch_tokens, limits.max_running);
   limits.vocab_size = config.vocab_size;
   return limits;
 }
 
-// "cpu-avx512vnni" and "cpu-avx2" give the same bits: they are one device class, "cpu".
+// "cpu-avx512vnni" and "cpu-avx2" give the same bits: they are one device class, "cpu". The CUDA
+// backend's whole name is its class, with its 16-bit type in it, which keys and values have too.
 std::string DeviceClass(const Backend& backend) {
   const std::string_view name = backend.name();
-  return std::string(name.substr(0, name.find('-')));
+  const std::string device_class(name.substr(0, name.find('-')));
+  return name.starts_with("cuda") ? device_class : absl::StrCat(device_class, "-kvf16");
 }
 
 TokenStatus ToTokenStatus(SampleStatus status) {
@@ -81,11 +95,24 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const GgufFile& f
                                                                std::unique_ptr<Backend> backend,
                                                                const ModelRunnerOptions& options) {
   ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(file));
-  ASSIGN_OR_RETURN(const ExecutorLimits limits, MakeLimits(options, config, *backend));
-  // Before the weights: a pool that is too large should fail at once.
-  ASSIGN_OR_RETURN(KvCache cache, KvCache::Create(backend.get(), config.kv_spec(),
-                                                  config.num_layers, limits.num_pages));
-  ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(file, config, backend.get()));
+  // A pool that the machine has no memory for should fail at once; what a device has left for it
+  // shows once the weights are there.
+  const bool pages_come_first = options.device_bytes_for_pages == nullptr;
+  ModelWeights weights;
+  PageBudget budget;
+  if (pages_come_first) {
+    budget = MachineBudget();
+  } else {
+    ASSIGN_OR_RETURN(weights, LoadWeights(file, config, backend.get()));
+    budget.default_bytes = budget.max_bytes = options.device_bytes_for_pages();
+  }
+  ASSIGN_OR_RETURN(const ExecutorLimits limits, MakeLimits(options, config, *backend, budget));
+  ASSIGN_OR_RETURN(KvCache cache,
+                   KvCache::Create(backend.get(), config.kv_spec(), config.num_layers,
+                                   limits.num_pages, budget.max_bytes));
+  if (pages_come_first) {
+    ASSIGN_OR_RETURN(weights, LoadWeights(file, config, backend.get()));
+  }
   return std::unique_ptr<ModelRunner>(
       new ModelRunner(std::move(backend), config, limits, std::move(weights), std::move(cache)));
 }
@@ -95,8 +122,8 @@ ModelRunner::ModelRunner(std::unique_ptr<Backend> backend, const ModelConfig& co
     : backend_(std::move(backend)),
       config_(config),
       limits_(limits),
-      fingerprint_(absl::StrCat("n", kNumericsVersion, "-", DeviceClass(*backend_), "-kvf16-",
-                                weights.hash)),
+      fingerprint_(
+          absl::StrCat("n", kNumericsVersion, "-", DeviceClass(*backend_), "-", weights.hash)),
       cache_(std::move(cache)),
       llama_(backend_.get(), config, std::move(weights),
              {.max_rows = limits.max_batch_tokens,

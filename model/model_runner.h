@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,7 +27,10 @@ struct ModelRunnerOptions {
   int max_batch_tokens = 512;
   int max_running = 256;
   int max_context = 0;  // 0: the model's
-  int num_pages = 0;  // 0: what max_running contexts can use, within half the free memory and 4 GiB
+  int num_pages = 0;    // 0: what max_running contexts can use, within the memory for pages
+  // What a device has left for pages, asked once the weights are there. Null: pages are in the
+  // machine's memory, and by default take half of what is free, at most 4 GiB.
+  std::function<uint64_t()> device_bytes_for_pages = nullptr;
 };
 
 // Runs the scheduler's steps on one backend: weights, KV cache, activations and what the slots
@@ -44,7 +49,7 @@ class ModelRunner final : public Executor {
 
   const ModelConfig& config() const { return config_; }
   // Two servers with equal fingerprints give equal bytes for equal requests, e.g.
-  // "n1-cpu-kvf16-0123456789abcdef0123456789abcdef".
+  // "n1-cpu-kvf16-0123456789abcdef0123456789abcdef"; a device's class names its type itself.
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:

@@ -8,29 +8,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "kernels/backend.h"
 #include "model/gguf.h"
+#include "server/device.h"
 
 namespace tessera {
 namespace {
-
-absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const ServerOptions& options) {
-  if (options.device != "auto" && options.device != "cpu") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "device: expected auto or cpu, since this build has no CUDA, got ", options.device));
-  }
-  const std::map<std::string, CpuIsa> isas = {{"auto", CpuIsa::kAuto},
-                                              {"portable", CpuIsa::kPortable},
-                                              {"avx2", CpuIsa::kAvx2},
-                                              {"avx512", CpuIsa::kAvx512},
-                                              {"vnni", CpuIsa::kAvx512Vnni}};
-  const CpuIsa isa = isas.at(options.cpu_isa);
-  if (isa != CpuIsa::kAuto && !IsSupported(isa)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cpu-isa: expected one that this CPU can run, got ", options.cpu_isa));
-  }
-  return MakeCpuBackend({.num_threads = options.num_threads, .isa = isa});
-}
 
 absl::Status CheckVocabulary(const Tokenizer& tokenizer, const ModelConfig& config) {
   if (tokenizer.vocab_size() <= config.vocab_size) return absl::OkStatus();
@@ -64,16 +46,19 @@ void DescribeWeights(const GgufFile& file, ServedModel* model) {
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(const ServerOptions& options) {
-  ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, MakeBackend(options));
+  ASSIGN_OR_RETURN(ServingDevice device, OpenServingDevice(options));
   ASSIGN_OR_RETURN(const std::unique_ptr<const GgufFile> file, GgufFile::Open(options.model_path));
+  RETURN_IF_ERROR(CheckServes(device, *file));
   LoadedModel model;
-  model.description.device = std::string(backend->name());
+  model.description.device = std::string(device.backend->name());
   ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(*file));
-  ASSIGN_OR_RETURN(model.runner, ModelRunner::Load(*file, std::move(backend),
-                                                   {.max_batch_tokens = options.max_batch_tokens,
-                                                    .max_running = options.max_running,
-                                                    .max_context = options.max_context,
-                                                    .num_pages = options.num_kv_pages}));
+  ASSIGN_OR_RETURN(model.runner,
+                   ModelRunner::Load(*file, std::move(device.backend),
+                                     {.max_batch_tokens = options.max_batch_tokens,
+                                      .max_running = options.max_running,
+                                      .max_context = options.max_context,
+                                      .num_pages = options.num_kv_pages,
+                                      .device_bytes_for_pages = device.bytes_for_pages}));
   RETURN_IF_ERROR(CheckVocabulary(*model.tokenizer, model.runner->config()));
 
   ServedModel& description = model.description;

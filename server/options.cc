@@ -87,6 +87,10 @@ void AddModelOptions(CLI::App* app, ServerOptions* options) {
   group.Add("threads", &options->num_threads, "compute threads")
       ->check(CLI::Range(1, 1024))
       ->default_str("one for each usable CPU");
+  group
+      .Add("gpu-memory-utilization", &options->gpu_memory_utilization,
+           "share of a GPU's memory for weights and KV pages; the rest is for activations")
+      ->check(CLI::Range(0.05, 1.0));
 }
 
 void AddSchedulingOptions(CLI::App* app, ServerOptions* options, RawOptions* raw) {

@@ -241,11 +241,44 @@ template class CudaBackend<Fp16>;
 
 CudaBackendOrError MakeBackend(const CudaBackendOptions& options) {
   DeviceProperties device;
-  std::string error = OpenDevice(options.device, &device);
-  if (!error.empty()) return {.backend = nullptr, .error = std::move(error)};
-  if (options.type == DType::kBf16) return {std::make_unique<CudaBackend<Bf16>>(device), ""};
-  CHECK(options.type == DType::kF16) << Name(options.type);
-  return {std::make_unique<CudaBackend<Fp16>>(device), ""};
+  CudaBackendOrError result;
+  result.error = OpenDevice(options.device, &device);
+  if (!result.error.empty()) return result;
+  result.memory_bytes = device.total_memory_bytes;
+  CHECK(options.type == DType::kBf16 || options.type == DType::kF16) << Name(options.type);
+  if (options.type == DType::kBf16) {
+    result.backend = std::make_unique<CudaBackend<Bf16>>(device);
+  } else {
+    result.backend = std::make_unique<CudaBackend<Fp16>>(device);
+  }
+  return result;
+}
+
+std::string UnsupportedDimension(const CudaModelShape& shape) {
+  const auto expect_multiple = [](const char* name, int value, int multiple) {
+    if (value % multiple == 0) return std::string();
+    return std::string(name) + ": expected a multiple of " + std::to_string(multiple) + ", got " +
+           std::to_string(value);
+  };
+  if (!AttentionSupports(shape.type, shape.head_dim)) {
+    return "head_dim: expected one that attention was built for in " +
+           std::string(Name(shape.type)) + ", got " + std::to_string(shape.head_dim);
+  }
+  for (std::string error : {expect_multiple("rope_dim", shape.rope_dim, 16),
+                            expect_multiple("hidden_dim", shape.hidden_dim, 8),
+                            expect_multiple("ffn_dim", shape.ffn_dim, 8)}) {
+    if (!error.empty()) return error;
+  }
+  return "";
+}
+
+uint64_t WeightBytes(DType activations, DType file_type, int64_t rows, int64_t cols) {
+  WeightView view;
+  view.type =
+      activations == DType::kBf16 ? StoredType<Bf16>(file_type) : StoredType<Fp16>(file_type);
+  view.rows = ToInt(rows);
+  view.cols = ToInt(cols);
+  return WeightBytes(view);
 }
 
 }  // namespace tessera::TESSERA_CUDA_NAMESPACE

@@ -111,18 +111,12 @@ TEST_P(BackendOpsTest, GatherRows) {
   }
 }
 
-// Formats that the device multiplies in their own arithmetic; the others become activations' type.
-bool IsStoredExactly(DType type) {
-  return type == DType::kQ8_0 || type == DType::kQ4_0 || type == DType::kQ4_1 ||
-         type == DType::kQ4_K || type == DType::kQ5_0;
-}
-
 TEST_P(BackendOpsTest, EmbedGivesTheDequantisedRowsExactly) {
   for (const DType type : kAllDTypes) {
     constexpr int64_t kRows = 70, kCols = 512;
     const auto weight = MakeWeight(backend_.get(), type, kRows, kCols, 6);
     Floats values = DequantizedWeight(type, kRows, kCols, 6);
-    if (!IsStoredExactly(type)) values = Rounded(std::move(values));
+    if (!IsQuantized(type)) values = Rounded(std::move(values));  // as they are stored
     const std::vector<TokenId> tokens = {69, 0, 31, 32, 0, 64};
     const Floats out = RunEmbed(backend_.get(), *weight, tokens);
     for (size_t i = 0; i < out.size(); ++i) {
@@ -167,12 +161,12 @@ double CpuLinearBound(DType type, const float* x, const float* w, int64_t cols) 
   return bound;
 }
 
-// On a device: each addition of a tensor core may lose a whole fp32 unit; weights that are not
-// stored exactly are rounded once to activations' type. The result's own rounding comes on top.
+// On a device: each addition of a tensor core may lose a whole fp32 unit; float weights are
+// rounded once to activations' type. The result's own rounding comes on top.
 double DeviceLinearBound(DType type, DType activation_type, const float* x, const float* w,
                          int64_t cols) {
   const double num_additions = static_cast<double>(cols + 2 * cols / 32 + 1);
-  const bool is_exact = IsStoredExactly(type) || type == activation_type;
+  const bool is_exact = IsQuantized(type) || type == activation_type;
   double bound = 0;
   for (int64_t block = 0; block < cols; block += 32) {
     const BlockSums sums = SumBlock(x + block, w + block, std::min<int64_t>(32, cols - block));

@@ -28,7 +28,7 @@ constexpr TinyModelOptions kTinyOptions = {.type = DType::kQ4_1,
                                            .head_dim = 64,
                                            .ffn_dim = 160,
                                            .max_context = 256};
-constexpr ModelRunnerOptions kRunnerOptions = {
+const ModelRunnerOptions kRunnerOptions = {
     .max_batch_tokens = 256, .max_running = 8, .num_pages = 24};
 
 std::unique_ptr<ModelRunner> LoadBytes(std::string_view bytes, std::unique_ptr<Backend> backend,
@@ -288,6 +288,20 @@ TEST(ModelRunnerLoadTest, RefusesOptionsOutOfRange) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << message;
     EXPECT_THAT(std::string(status.message()), HasSubstr(message));
   }
+}
+
+TEST(ModelRunnerLoadTest, PagesTakeWhatTheDeviceHasLeft) {
+  const uint64_t page_bytes = KvCache::PageBytes(
+      *MakeReferenceBackend(), {.num_kv_heads = kTinyOptions.num_kv_heads, .head_dim = 64},
+      kTinyOptions.num_layers);
+  uint64_t left = 7 * page_bytes + 1;
+  const auto runner = LoadBytes(MakeTinyModel(kTinyOptions), MakeReferenceBackend(),
+                                {.device_bytes_for_pages = [&] { return left; }});
+  EXPECT_EQ(runner->limits().num_pages, 7);
+  left = page_bytes - 1;
+  const absl::Status status = LoadStatus({.device_bytes_for_pages = [&] { return left; }});
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("enough for 0 pages"));
 }
 
 TEST(ModelRunnerLoadTest, APoolBeyondTheMachinesMemoryIsAStatus) {
