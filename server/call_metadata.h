@@ -11,8 +11,15 @@ namespace tessera {
 std::optional<std::string> FindMetadata(const grpc::CallbackServerContext& context,
                                         const std::string& key);
 
-// The trace id of a W3C traceparent header ("00-<trace id>-<parent id>-<flags>"); empty where the
-// header is missing or not well-formed.
-std::string TraceIdOf(const std::string& traceparent);
+// A call's place in a distributed trace (w3.org/TR/trace-context), in hexadecimal digits.
+struct TraceContext {
+  std::string trace_id;        // 32; empty: none
+  std::string parent_span_id;  // 16; empty: the call begins the trace
+  bool is_sampled = false;
+};
+
+// Of a traceparent header, "00-<trace id>-<parent id>-<flags>"; none where it is missing or not
+// well-formed.
+TraceContext ParseTraceparent(const std::string& traceparent);
 
 }  // namespace tessera

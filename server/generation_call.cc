@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "server/call_metadata.h"
+#include "server/random.h"
 #include "server/raw_message.h"
 #include "server/response_builder.h"
 #include "server/status_details.h"
@@ -27,7 +28,10 @@ CallIdentity Identify(const char* method, const ServingContext& serving,
   CallIdentity identity;
   identity.method = method;
   identity.deadline = DeadlineOnEngineClock(context, *serving.engine);
-  identity.trace_id = TraceIdOf(FindMetadata(context, "traceparent").value_or(""));
+  identity.trace = ParseTraceparent(FindMetadata(context, "traceparent").value_or(""));
+  if (identity.trace.trace_id.empty() && serving.tracer != nullptr) {
+    identity.trace = {.trace_id = RandomTraceId(), .parent_span_id = "", .is_sampled = true};
+  }
   identity.caller = serving.authenticator->Identify(context);
   return identity;
 }

@@ -176,7 +176,7 @@ absl::Status GenerationSession::RefuseFor(Rejection reason, const absl::Status& 
   EndWith(status);
   Log(LogLevel::kInfo, "refused",
       {{"request_id", request_id_},
-       {"trace_id", identity_.trace_id},
+       {"trace_id", identity_.trace.trace_id},
        {"tenant", tenant_name().substr(0, TenantTable::kMaxNameBytes)},
        {"method", identity_.method},
        {"code", absl::StatusCodeToString(status.code())},
@@ -267,6 +267,13 @@ void GenerationSession::TakeIn(DeltaBatch batch) {
                                          report_.completion_tokens);
   }
   quota_ = QuotaLease();
+  if (context_->tracer != nullptr) {
+    context_->tracer->Record({.context = identity_.trace,
+                              .method = identity_.method,
+                              .status = status(),
+                              .num_sequences = num_sequences_,
+                              .report = report_});
+  }
   LogEnd();
 }
 
@@ -327,7 +334,7 @@ bool GenerationSession::DeadlineHasPassed() const {
 void GenerationSession::LogEnd() const {
   Log(LogLevel::kInfo, "done",
       {{"request_id", request_id_},
-       {"trace_id", identity_.trace_id},
+       {"trace_id", identity_.trace.trace_id},
        {"tenant", tenant_name()},
        {"method", identity_.method},
        {"code", absl::StatusCodeToString(status().code())},

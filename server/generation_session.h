@@ -20,7 +20,7 @@ namespace tessera {
 struct CallIdentity {
   std::string method;
   absl::StatusOr<Caller> caller = Caller();
-  std::string trace_id;           // W3C; empty: none
+  TraceContext trace;
   TimeNs deadline = kNoDeadline;  // on the engine's clock
 };
 

@@ -171,6 +171,10 @@ void AddOperationOptions(CLI::App* app, ServerOptions* options) {
       .Add("drain-timeout", &options->drain_timeout_seconds,
            "seconds that open requests may take to finish after SIGTERM")
       ->check(CheckDrainTimeout);
+  group
+      .Add("otlp-endpoint", &options->otlp_endpoint,
+           "HOST:PORT of a collector that takes spans over OTLP/gRPC; default: none")
+      ->check(CheckAddress);
   group.Add("log-format", &options->log_format, "text or json")
       ->check(CLI::IsMember({"text", "json"}));
   group.Add("log-level", &options->log_level, "least severity that is logged")

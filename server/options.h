@@ -46,6 +46,7 @@ struct ServerOptions {
 
   // Operation.
   double drain_timeout_seconds = 30.0;
+  std::string otlp_endpoint;  // empty: no tracing
   std::string log_format = "text";
   std::string log_level = "info";
 };

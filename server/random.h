@@ -10,5 +10,6 @@ uint64_t RandomBits64();
 
 // 32 hexadecimal digits: 128 random bits.
 std::string RandomRequestId();
+inline std::string RandomTraceId() { return RandomRequestId(); }
 
 }  // namespace tessera

@@ -8,6 +8,7 @@
 #include "server/log.h"
 #include "server/status_page.h"
 #include "server/tls.h"
+#include "server/version.h"
 
 namespace tessera {
 namespace {
@@ -70,6 +71,11 @@ absl::Status Server::StartEngine() {
   engine_options.scheduler.target_step_time = static_cast<TimeNs>(options_.target_itl_ms * 1e6);
   engine_options.observer = &metrics_;
   ASSIGN_OR_RETURN(engine_, Engine::Start(engine_options, parts_.executor));
+  if (!options_.otlp_endpoint.empty()) {
+    tracer_ = std::make_unique<Tracer>(Tracer::Options{.endpoint = options_.otlp_endpoint,
+                                                       .model = parts_.model.name,
+                                                       .version = kTesseraVersion});
+  }
 
   serving_.engine = engine_.get();
   serving_.tokenizer = parts_.tokenizer;
@@ -79,6 +85,7 @@ absl::Status Server::StartEngine() {
   serving_.tenants = &tenants_;
   serving_.quotas = &quotas_;
   serving_.authenticator = authenticator_.get();
+  serving_.tracer = tracer_.get();
   if (options_.load_reports) serving_.load_reporter = &load_reporter_;
   serving_.model = parts_.model;
   serving_.max_message_bytes = options_.max_message_bytes;

@@ -67,6 +67,7 @@ class Server {
   TenantQuotas quotas_;
   std::unique_ptr<Authenticator> authenticator_;
   LoadReporter load_reporter_;
+  std::unique_ptr<Tracer> tracer_;
   const RequestParser parser_;
   std::unique_ptr<Engine> engine_;
   ServingContext serving_;

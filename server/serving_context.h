@@ -12,6 +12,7 @@
 #include "server/request_parser.h"
 #include "server/tenant_quotas.h"
 #include "server/tenant_table.h"
+#include "server/tracer.h"
 
 namespace tessera {
 
@@ -37,6 +38,7 @@ struct ServingContext {
   TenantTable* tenants = nullptr;
   TenantQuotas* quotas = nullptr;
   const Authenticator* authenticator = nullptr;
+  Tracer* tracer = nullptr;               // null: no spans
   LoadReporter* load_reporter = nullptr;  // null: answers carry no load reports
 
   ServedModel model;

@@ -70,13 +70,13 @@ TEST(TenantTableTest, RefusesNamesThatCouldHarmALog) {
 
 TEST(TraceIdTest, ReadsOnlyWellFormedHeaders) {
   const std::string id = "4bf92f3577b34da6a3ce929d0e0e4736";
-  EXPECT_EQ(TraceIdOf("00-" + id + "-00f067aa0ba902b7-01"), id);
-  EXPECT_EQ(TraceIdOf("cc-" + id + "-00f067aa0ba902b7-01-later"), id);
+  EXPECT_EQ(ParseTraceparent("00-" + id + "-00f067aa0ba902b7-01").trace_id, id);
+  EXPECT_EQ(ParseTraceparent("cc-" + id + "-00f067aa0ba902b7-01-later").trace_id, id);
   for (const std::string& bad :
        {std::string(), id, "00-" + id, "00-" + std::string(32, '0') + "-00f067aa0ba902b7-01",
         "00-" + std::string(32, 'X') + "-00f067aa0ba902b7-01",
         "00-" + id + "\n00f067aa0ba902b7-01"}) {
-    EXPECT_EQ(TraceIdOf(bad), "") << bad;
+    EXPECT_EQ(ParseTraceparent(bad).trace_id, "") << bad;
   }
 }
 
