@@ -1,6 +1,5 @@
 # tesserad and its client on nothing but the libraries that they load.
 #   docker build -t tessera:0.1.0 .         scripts/image does it without Docker, and tries the image
-#   docker build --target test .            builds and runs the tests that need no network
 FROM debian:bookworm-slim AS build
 COPY deploy/image/packages.lock /tmp/
 RUN apt-get update \
@@ -21,16 +20,6 @@ RUN cmake --preset release -DBUILD_TESTING=OFF -DTESSERA_BUILD_BENCHES=OFF \
  && cmake --build --preset release --parallel "$JOBS" --target tesserad tessera
 COPY LICENSE deploy/image/closure ./
 RUN ./closure /rootfs build/release/bin/tesserad build/release/bin/tessera
-
-FROM build AS test
-RUN apt-get update \
- && apt-get install --yes --no-install-recommends libgtest-dev=1.12.1-* libgmock-dev=1.12.1-* \
- && rm -rf /var/lib/apt/lists/*
-ARG JOBS=2
-COPY tests tests
-RUN cmake --preset release -DBUILD_TESTING=ON -DTESSERA_BUILD_BENCHES=OFF \
- && cmake --build --preset release --parallel "$JOBS" \
- && ctest --preset release --label-exclude 'system|deploy'
 
 FROM scratch AS runtime
 ARG VERSION=0.1.0

@@ -205,7 +205,7 @@ def free_port():
 class Envoy(Proxy):
     """deploy/envoy/envoy.yaml, with addresses of this test in place of its own."""
 
-    def __init__(self, targets):
+    def __init__(self, targets, weighted=False):
         folder = tempfile.TemporaryDirectory(prefix="tessera-envoy-")
         config = yaml.safe_load((DEPLOY / "envoy/envoy.yaml").read_text())
         listener, self.admin = free_port(), free_port()
@@ -217,6 +217,9 @@ class Envoy(Proxy):
         self.endpoints = pathlib.Path(folder.name) / "endpoints.json"
         (cluster,) = config["static_resources"]["clusters"]
         del cluster["load_assignment"], cluster["dns_refresh_rate"], cluster["respect_dns_ttl"]
+        if weighted:
+            del cluster["lb_policy"]
+            cluster |= yaml.safe_load((DEPLOY / "envoy/weighted-round-robin.yaml").read_text())
         cluster["type"] = "EDS"
         cluster["eds_cluster_config"] = {"eds_config": {
             "resource_api_version": "V3", "path_config_source": {"path": str(self.endpoints)}}}

@@ -6,6 +6,7 @@ Usage: draw_dashboard.py MODEL.gguf SECONDS OUTPUT.png
 
 import re
 import sys
+import tempfile
 import time
 
 import matplotlib
@@ -84,9 +85,11 @@ def draw(dashboard, prometheus, start, end, path):
 
 def main(model, seconds, path):
     dashboard = Dashboard(RATE_INTERVAL_S)
-    with Daemon(*Load.FLAGS, "--served-model-name", "SmolLM2-135M-Instruct", model=model) as daemon:
-        with Prometheus([daemon.metrics_target]) as prometheus:
-            with Load(daemon, pause_s=2):
+    with tempfile.TemporaryDirectory() as folder:
+        load = Load(folder, pause_s=2)
+        flags = (*load.flags, "--served-model-name", "SmolLM2-135M-Instruct")
+        with Daemon(*flags, model=model) as daemon, Prometheus([daemon.metrics_target]) as prometheus:
+            with load.on(daemon):
                 time.sleep(RATE_INTERVAL_S)
                 start = time.time()
                 time.sleep(float(seconds))

@@ -14,7 +14,7 @@ import unittest
 
 import grpc
 from deploy_harness import Envoy, Replicas, error_of, request, run_at_once, wait_until
-from proxy_cases import A_MINUTE, CALL_S, ProxyCases, read, warm_up
+from proxy_cases import A_MINUTE, CALL_S, ProxyCases, num_running, read, warm_up
 
 NUM_CLIENTS = 16
 NUM_REQUESTS = 1000 if "--full" in sys.argv else 200
@@ -93,6 +93,27 @@ class EnvoyTest(ProxyCases, unittest.TestCase):
             envoy.wait_for_healthy(0)
             with error_of(self, grpc.StatusCode.UNAVAILABLE):
                 envoy.generation.Generate(request("a", 4), timeout=CALL_S)
+
+
+class WeightedRoundRobinTest(unittest.TestCase):
+    def test_a_replica_that_reports_load_gets_less(self):
+        """Load that this Envoy knows nothing of, so that least request would not see it."""
+        with Replicas("--load-reports", "--max-running", 16) as replicas:
+            with Envoy(replicas.targets, weighted=True) as envoy:
+                streams = [replicas.daemons[i].generation.GenerateStream(request("a", **A_MINUTE))
+                           for i in [0] * 12 + [1, 2]]
+                wait_until(lambda: num_running(replicas, 14), "the streams")
+                for _ in range(20):  # until the loaded one gets less than half of its even share
+                    before = replicas.num_ended()
+                    for _ in range(30):
+                        envoy.generation.Generate(request("b", 4), timeout=CALL_S)
+                    counts = [now - then for now, then in zip(replicas.num_ended(), before)]
+                    if counts[0] < 5:
+                        break
+                for stream in streams:
+                    stream.cancel()
+                self.assertLess(counts[0], 5, counts)
+                self.assertGreater(min(counts[1:]), 5, counts)
 
 
 class Clients:

@@ -1,7 +1,10 @@
 """Every query of the dashboard gives data of a daemon under load, read by a real Prometheus."""
 
+import hashlib
+import pathlib
 import re
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -14,19 +17,32 @@ MAY_BE_ZERO = {"Late tokens (budget: 1 %)"}
 
 
 class Load:
-    """Two tenants, more than the queue takes, prompts with a common prefix, more context than pages,
+    """Two tenants, one beyond its quota, more than the queue takes, prompts with a common prefix, more context than pages,
     cancels, missed deadlines, and invalid requests, until it is told to stop."""
 
-    FLAGS = ("--max-running", 8, "--max-waiting", 8, "--kv-blocks", 40, "--max-context", 2048,
-             "--trust-tenant-metadata", "x-tenant-id")
+    FLAGS = ("--max-running", 8, "--max-waiting", 8, "--kv-blocks", 40, "--max-context", 2048)
+    QUOTAS = {"research": "", "product": "requests_per_second=4"}
+    RESEARCH = {"metadata": [("authorization", "Bearer research-key")]}
 
-    def __init__(self, daemon, pause_s=0.1):
-        self.daemon = daemon
+    def __init__(self, folder, pause_s=0.1):
+        """Writes its keys into the folder: start the daemon with self.flags, then enter self.on(daemon)."""
+        self.folder = pathlib.Path(folder)
         self.pause_s = pause_s
+        lines = []
+        for tenant, quota in self.QUOTAS.items():
+            (self.folder / tenant).write_text(f"{tenant}-key")
+            digest = hashlib.sha256(f"{tenant}-key".encode()).hexdigest()
+            lines += [f"tenant {tenant} {quota}\n", f"key {digest} {tenant}\n"]
+        (self.folder / "keys").write_text("".join(lines))
+        self.flags = (*self.FLAGS, "--api-keys", self.folder / "keys")
+
+    def on(self, daemon):
+        self.daemon = daemon
         self.stopped = threading.Event()
-        workers = [self.bench, self.bench, self.cancel, self.miss_deadline, self.send_rubbish]
-        self.threads = [threading.Thread(target=self.repeat, args=(work,), name=f"tenant-{i}")
-                        for i, work in enumerate(workers)]
+        workers = [lambda: self.bench("research"), lambda: self.bench("product"), self.cancel,
+                   self.miss_deadline, self.send_rubbish]
+        self.threads = [threading.Thread(target=self.repeat, args=(work,)) for work in workers]
+        return self
 
     def __enter__(self):
         for thread in self.threads:
@@ -43,14 +59,15 @@ class Load:
             work()
             self.stopped.wait(self.pause_s)
 
-    def bench(self):
+    def bench(self, tenant):
         tessera("bench", "--target", self.daemon.target, "--num-requests", 24, "--concurrency", 12,
                 "--input-len", 200, "--prefix-len", 128, "--output-len", 400, "--range-ratio", 0.8,
-                "--tenant", threading.current_thread().name, check=False)  # some are turned away
+                "--api-key-file", self.folder / tenant, check=False)  # some are turned away
 
     def cancel(self):
         try:
-            stream = self.daemon.generation.GenerateStream(request("c", 1500, ignore_eos=True))
+            stream = self.daemon.generation.GenerateStream(request("c", 1500, ignore_eos=True),
+                                                           **self.RESEARCH)
             next(stream)
             stream.cancel()
         except grpc.RpcError:
@@ -58,13 +75,14 @@ class Load:
 
     def miss_deadline(self):
         try:
-            self.daemon.generation.Generate(request("d", 1800, ignore_eos=True), timeout=0.3)
+            self.daemon.generation.Generate(request("d", 1800, ignore_eos=True), timeout=0.3,
+                                            **self.RESEARCH)
         except grpc.RpcError:
             pass
 
     def send_rubbish(self):
         try:
-            self.daemon.generation.Generate(request("e", 4, top_p=7), timeout=10)
+            self.daemon.generation.Generate(request("e", 4, top_p=7), timeout=10, **self.RESEARCH)
         except grpc.RpcError:
             pass
 
@@ -72,10 +90,12 @@ class Load:
 class DashboardTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.daemon = Daemon(*Load.FLAGS)
+        cls.folder = tempfile.TemporaryDirectory(prefix="tessera-keys-")
+        load = Load(cls.folder.name)
+        cls.daemon = Daemon(*load.flags)
         cls.prometheus = Prometheus([cls.daemon.metrics_target]).__enter__()
         cls.start = time.time()
-        with Load(cls.daemon):
+        with load.on(cls.daemon):
             seen = "tessera_deadline_misses_total > 0 and on () sum(vllm:num_preemptions_total) > 0"
             wait_until(lambda: cls.prometheus.query(seen), seen, timeout_s=60)
             time.sleep(6 * Prometheus.SCRAPE_S)  # the span that the rates look back on
@@ -85,6 +105,7 @@ class DashboardTest(unittest.TestCase):
     def tearDownClass(cls):
         cls.prometheus.__exit__()
         cls.daemon.stop()
+        cls.folder.cleanup()
 
     def series(self, expression):
         return self.prometheus.query_range(expression, self.start, self.end)

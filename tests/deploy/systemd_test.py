@@ -1,9 +1,11 @@
 """The systemd unit is valid and confined, and a daemon at work keeps to what it allows."""
 
 import json
+import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -82,18 +84,24 @@ class AtWorkTest(unittest.TestCase):
             config = re.sub(rf'^{name} = "[^"]*"', f'{name} = "{value}"', config, flags=re.MULTILINE)
         (folder / "tesserad.toml").write_text(config)
         announce = folder / "announce.json"
+        supervisor = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        supervisor.bind(str(folder / "notify"))
         strace = subprocess.Popen(
             ["strace", "-f", "-qq", "-o", folder / "trace", BIN / "tesserad", "--config",
-             folder / "tesserad.toml", "--announce", announce], stderr=subprocess.PIPE, text=True)
+             folder / "tesserad.toml", "--announce", announce], stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"NOTIFY_SOCKET": str(folder / "notify")})
         wait_until(lambda: announce.exists() or strace.poll() is not None, "the daemon")
         assert strace.poll() is None, strace.stderr.read()
         target = json.loads(announce.read_text())["grpc"]
         tessera("bench", "--target", target, "--num-requests", 32, "--concurrency", 8)
         children = pathlib.Path(f"/proc/{strace.pid}/task/{strace.pid}/children").read_text().split()
-        subprocess.run(["kill", f"-{signal.SIGTERM}", *children], check=True)
+        for number in (signal.SIGHUP, signal.SIGTERM):  # reload, stop
+            subprocess.run(["kill", f"-{number}", *children], check=True)
         cls.log = strace.stderr.read()
         cls.status = ended(strace)
         cls.trace = (folder / "trace").read_text()
+        supervisor.setblocking(False)
+        cls.notified = [supervisor.recv(100).decode() for _ in range(2)]
 
     @classmethod
     def tearDownClass(cls):
@@ -104,6 +112,10 @@ class AtWorkTest(unittest.TestCase):
         events = [json.loads(line)["event"] for line in self.log.splitlines()]
         self.assertEqual(events.count("done"), 32)
         self.assertEqual(events[-1], "stopped")
+
+    def test_it_tells_systemd_its_state(self):
+        self.assertEqual(settings("Type"), ["notify"])
+        self.assertEqual(self.notified, ["READY=1", "STOPPING=1"])
 
     def test_its_system_calls_are_allowed(self):
         sets = filter_sets()
