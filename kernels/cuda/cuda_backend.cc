@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <limits>
 #include <type_traits>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_weight.h"
 #include "kernels/cuda/embed.h"
+#include "kernels/cuda/fault_context.h"
 #include "kernels/cuda/gather.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/kv_page.h"
@@ -111,6 +113,15 @@ void CudaBackend<T>::PackRows(PackedWeight* weight, int64_t first_row, int64_t n
 template <typename T>
 size_t CudaBackend<T>::KvPageBytes(const KvSpec& spec) const {
   return TESSERA_CUDA_NAMESPACE::KvPageBytes(spec);
+}
+
+template <typename T>
+void CudaBackend<T>::BeginStep(const StepRows& step) {
+  std::snprintf(fault_context, sizeof(fault_context),
+                "step %llu: %d sequences, %d rows, %zu pages, %zu rows selected",
+                static_cast<unsigned long long>(++num_steps_), step.batch->num_sequences(),
+                step.batch->num_rows(), step.batch->page_ids.size(), step.selected.size());
+  step_.Begin(step);
 }
 
 template <typename T>

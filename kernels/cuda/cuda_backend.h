@@ -41,7 +41,7 @@ class CudaBackend final : public Backend {
 
   size_t KvPageBytes(const KvSpec& spec) const override;
 
-  void BeginStep(const StepRows& step) override { step_.Begin(step); }
+  void BeginStep(const StepRows& step) override;
   void Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) override;
   void RmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
                void* out) override;
@@ -72,6 +72,7 @@ class CudaBackend final : public Backend {
   StepBuffer step_;
   StepAttention attention_;
   StepSampler sampler_;
+  uint64_t num_steps_ = 0;
 };
 
 }  // namespace tessera::TESSERA_CUDA_NAMESPACE

@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/fault_context.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/runtime.h"
 
@@ -53,8 +54,9 @@ DeviceProperties ReadProperties(int device) {
 }  // namespace
 
 void CudaCheckFailed(cudaError_t error, const char* file, int line, std::string_view call) {
-  std::fprintf(stderr, "%s:%d: CUDA error %s (%s) in %.*s\n", file, line, cudaGetErrorName(error),
-               cudaGetErrorString(error), static_cast<int>(call.size()), call.data());
+  std::fprintf(stderr, "%s:%d: CUDA error %s (%s) in %.*s; %s\n", file, line,
+               cudaGetErrorName(error), cudaGetErrorString(error), static_cast<int>(call.size()),
+               call.data(), fault_context);
   std::abort();
 }
 
@@ -176,6 +178,9 @@ PinnedMemory::PinnedMemory(size_t size_bytes) : size_bytes_(size_bytes) {
 
 void CopyToDevice(void* device, const void* host, size_t size_bytes) {
   CUDA_CHECK(cudaMemcpy(device, host, size_bytes, cudaMemcpyHostToDevice));
+  // The call above may return when pageable memory has been staged, and our streams do not wait for
+  // the stream that it uses.
+  CUDA_CHECK(cudaStreamSynchronize(cudaStreamLegacy));
 }
 
 void CopyToHost(void* host, const void* device, size_t size_bytes) {

@@ -11,8 +11,10 @@ namespace tessera {
 namespace {
 
 constexpr float kEpsilon = 1e-5f;
-// Rows of a large matrix repeat: generating billions of numbers would take minutes.
-constexpr int64_t kDistinctRows = 2048;
+// A layer's large matrices repeat their first rows, since generating billions of numbers would take
+// minutes. The head's may not: equal rows are ties.
+constexpr int64_t kDistinctElements = 1 << 20;
+constexpr int64_t kDistinctHeadElements = 1 << 25;
 
 }  // namespace
 
@@ -22,7 +24,7 @@ RandomDecoder::RandomDecoder(Backend* backend, const DecoderShape& shape, uint32
       qkv_dim_((shape.num_heads + 2 * shape.kv.num_kv_heads) * shape.kv.head_dim),
       attention_dim_(shape.num_heads * shape.kv.head_dim),
       next_seed_(seed) {
-  embedding_ = NewWeight(shape.vocab_size, shape.hidden_dim);
+  embedding_ = NewWeight(shape.vocab_size, shape.hidden_dim, kDistinctHeadElements);
   output_norm_ = NewNorm();
   for (int i = 0; i < shape.num_layers; ++i) layers_.push_back(NewLayer());
   BuildRope();
@@ -48,12 +50,14 @@ RandomDecoder::RandomDecoder(Backend* backend, const DecoderShape& shape, uint32
 
 // Values around 1 / sqrt(cols), so that a layer's outputs are about as large as its inputs; the
 // embedding's, which are the head's too, give logits around 1.
-std::unique_ptr<PackedWeight> RandomDecoder::NewWeight(int64_t rows, int64_t cols) {
+std::unique_ptr<PackedWeight> RandomDecoder::NewWeight(int64_t rows, int64_t cols,
+                                                       int64_t max_distinct) {
+  const int64_t distinct_rows = std::min(rows, std::max<int64_t>(1, max_distinct / cols));
   const std::vector<std::byte> data =
-      RandomWeightRows(shape_.type, std::min(rows, kDistinctRows), cols, next_seed_++);
+      RandomWeightRows(shape_.type, distinct_rows, cols, next_seed_++);
   auto weight = backend_.NewWeight(shape_.type, rows, cols);
-  for (int64_t first = 0; first < rows; first += kDistinctRows) {
-    backend_.PackRows(weight.get(), first, std::min(kDistinctRows, rows - first), data.data());
+  for (int64_t first = 0; first < rows; first += distinct_rows) {
+    backend_.PackRows(weight.get(), first, std::min(distinct_rows, rows - first), data.data());
   }
   return weight;
 }
@@ -67,13 +71,13 @@ DeviceBuffer RandomDecoder::NewNorm() {
 RandomDecoder::Layer RandomDecoder::NewLayer() {
   const int64_t kv_dim = int64_t{shape_.kv.num_kv_heads} * shape_.kv.head_dim;
   Layer layer;
-  layer.q = NewWeight(attention_dim_, shape_.hidden_dim);
-  layer.k = NewWeight(kv_dim, shape_.hidden_dim);
-  layer.v = NewWeight(kv_dim, shape_.hidden_dim);
-  layer.o = NewWeight(shape_.hidden_dim, attention_dim_);
-  layer.gate = NewWeight(shape_.ffn_dim, shape_.hidden_dim);
-  layer.up = NewWeight(shape_.ffn_dim, shape_.hidden_dim);
-  layer.down = NewWeight(shape_.hidden_dim, shape_.ffn_dim);
+  layer.q = NewWeight(attention_dim_, shape_.hidden_dim, kDistinctElements);
+  layer.k = NewWeight(kv_dim, shape_.hidden_dim, kDistinctElements);
+  layer.v = NewWeight(kv_dim, shape_.hidden_dim, kDistinctElements);
+  layer.o = NewWeight(shape_.hidden_dim, attention_dim_, kDistinctElements);
+  layer.gate = NewWeight(shape_.ffn_dim, shape_.hidden_dim, kDistinctElements);
+  layer.up = NewWeight(shape_.ffn_dim, shape_.hidden_dim, kDistinctElements);
+  layer.down = NewWeight(shape_.hidden_dim, shape_.ffn_dim, kDistinctElements);
   layer.attention_norm = NewNorm();
   layer.ffn_norm = NewNorm();
   layer.pages =

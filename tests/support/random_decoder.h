@@ -47,7 +47,7 @@ class RandomDecoder {
     DeviceBuffer pages;
   };
 
-  std::unique_ptr<PackedWeight> NewWeight(int64_t rows, int64_t cols);
+  std::unique_ptr<PackedWeight> NewWeight(int64_t rows, int64_t cols, int64_t max_distinct);
   DeviceBuffer NewNorm();
   Layer NewLayer();
   void BuildRope();

@@ -153,6 +153,14 @@ bool AreSameBits(const std::vector<Floats>& a, const std::vector<Floats>& b) {
   return true;
 }
 
+// Steps no larger than those before take no memory of the device.
+void TestNoAllocations(Runner* runner, const Setup& setup) {
+  const size_t free_bytes = TESSERA_CUDA_NAMESPACE::FreeDeviceBytes();
+  runner->Run(setup.prompt_tokens / 2, false, 64);
+  Expect(TESSERA_CUDA_NAMESPACE::FreeDeviceBytes() == free_bytes,
+         setup.name + ": later steps allocate nothing");
+}
+
 // However a row comes about, its logits have the same bits.
 std::vector<Floats> TestReproducibility(Runner* runner, const Setup& setup) {
   const int whole = setup.prompt_tokens + setup.decoded_tokens;
@@ -238,6 +246,7 @@ int Main(const std::string& name) {
   {
     Runner runner(opened.backend.get(), *setup);
     logits = TestReproducibility(&runner, *setup);
+    TestNoAllocations(&runner, *setup);
   }
   if (name != "llama8b") TestAgainstCpu(logits, type, *setup);
   std::printf("%d failed on %s\n", num_failures, std::string(opened.backend->name()).c_str());
