@@ -1,3 +1,4 @@
+#include "base/check.h"
 #include "kernels/cuda/activation.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/sampling.h"
@@ -55,6 +56,7 @@ void LaunchActivation(const ActivationParams& params, const Stream& stream) {
 
 template <typename T>
 void GatedActivation(Activation activation, const ActivationParams& params, const Stream& stream) {
+  CHECK_EQ(params.dim % kVector, 0);
   if (params.num_rows == 0) return;
   if (activation == Activation::kSwiGlu) {
     LaunchActivation<T, Activation::kSwiGlu>(params, stream);

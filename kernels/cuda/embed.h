@@ -9,7 +9,7 @@ namespace tessera::TESSERA_CUDA_NAMESPACE {
 // out[r] = table row tokens[r], as kernels/dequantize.h defines it, bit for bit. The table may
 // also be of type F32 here.
 struct EmbedParams {
-  WeightView table;                 // cols: a multiple of 8 (quantised: of 32)
+  WeightView table;
   const TokenId* tokens = nullptr;  // [num_rows], each below table.rows
   int num_rows = 0;
   float* out = nullptr;  // [num_rows, table.cols]

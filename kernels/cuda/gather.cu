@@ -1,3 +1,4 @@
+#include "base/check.h"
 #include "kernels/cuda/gather.h"
 #include "kernels/cuda/instr.h"
 #include "kernels/cuda/launch.h"
@@ -21,6 +22,7 @@ __global__ void __launch_bounds__(kThreads) GatherKernel(GatherParams params) {
 }  // namespace
 
 void GatherRows(const GatherParams& params, const Stream& stream) {
+  CHECK_EQ(params.row_bytes % kVectorBytes, 0);
   if (params.num_rows == 0) return;
   Launch<GatherKernel>(stream, static_cast<unsigned>(params.num_rows), kThreads, 0, params);
 }

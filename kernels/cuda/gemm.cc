@@ -15,6 +15,7 @@ void GemmWithTile(GemmTileSize size, const GemmParams& params, const Stream& str
   constexpr DType kFloatType = StoredType<T>(DType::kF32);
   CHECK(params.num_weights >= 1 && params.num_weights <= kMaxGemmWeights) << params.num_weights;
   if (params.num_rows == 0) return;
+  CHECK_EQ(params.weights[0].cols % 8, 0) << "columns: " << params.weights[0].cols;
   for (int i = 1; i < params.num_weights; ++i) {
     CHECK(params.weights[i].type == params.weights[0].type) << "weights of two types";
     CHECK_EQ(params.weights[i].cols, params.weights[0].cols);

@@ -1,3 +1,4 @@
+#include "base/check.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
 
@@ -98,6 +99,7 @@ __global__ void __launch_bounds__(kThreads) NormKernel(NormParams params) {
 
 template <typename T, bool kCentered>
 void LaunchNorm(const NormParams& params, const Stream& stream) {
+  CHECK_EQ(params.dim % kVector, 0);
   if (params.num_rows == 0) return;
   Launch<NormKernel<T, kCentered>>(stream, static_cast<unsigned>(params.num_rows), kThreads, 0,
                                    params);

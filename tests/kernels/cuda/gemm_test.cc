@@ -17,8 +17,8 @@ namespace {
 
 template <typename T>
 struct Product {
-  std::vector<float> f32;  // [num_rows, stride], where out is fp32
-  std::vector<T> rounded;  // else
+  std::vector<float> f32;  // [num_rows, stride], poison unless out is fp32
+  std::vector<T> rounded;  // likewise, poison if out is fp32
 };
 
 constexpr float kPoison = -12345.0f;
@@ -51,8 +51,8 @@ Product<T> Multiply(const Problem<T>& problem, int first_row, int num_rows, Gemm
   const int stride = problem.num_outputs + padding;
   const auto out_size = static_cast<size_t>(num_rows) * static_cast<size_t>(stride);
   const std::vector<float> poison(out_size, kPoison);
-  const DeviceArray<float> f32(out_is_f32 ? poison : std::vector<float>());
-  const DeviceArray<T> rounded(out_is_f32 ? std::vector<T>() : Rounded<T>(poison));
+  const DeviceArray<float> f32(poison);
+  const DeviceArray<T> rounded(Rounded<T>(poison));
   GemmParams params;
   params.x = x.data();
   params.num_rows = num_rows;

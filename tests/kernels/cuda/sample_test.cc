@@ -96,7 +96,7 @@ void ExpectCpuAnswers(Checker& checker, const Queries& queries) {
 
 void CheckRandom(Checker& checker) {
   Queries queries;
-  for (uint32_t seed = 0; seed < 3000; ++seed) queries.push_back(SamplingQueryMaker(seed).Make());
+  for (uint32_t seed = 0; seed < 2000; ++seed) queries.push_back(SamplingQueryMaker(seed).Make());
   ExpectCpuAnswers(checker, queries);
 }
 
