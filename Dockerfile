@@ -1,5 +1,6 @@
 # tesserad and its client on nothing but the libraries that they load.
-#   docker build -t tessera:0.1.0 .         scripts/image does it without Docker, and tries the image
+#   docker build -t tessera:0.1.0 .
+# scripts/image does it without Docker, and tries the image.
 FROM debian:bookworm-slim AS build
 COPY deploy/image/packages.lock /tmp/
 RUN apt-get update \

@@ -1,5 +1,5 @@
-"""What the deployment tests share: a tiny random model behind the real daemon, a real Prometheus, and
-the dashboard's queries."""
+"""What the deployment tests share: a tiny random model behind the real daemon, a real Prometheus,
+the dashboard's queries, and the proxies."""
 
 import atexit
 import json
@@ -30,8 +30,8 @@ def make_tiny_model():
     folder = tempfile.mkdtemp(prefix="tessera-deploy-")
     atexit.register(shutil.rmtree, folder)
     path = f"{folder}/tiny.gguf"
-    subprocess.run([BIN / "make_tiny_model", "--output", path, "--max-context", "32768"], check=True,
-                   stdout=subprocess.DEVNULL)
+    subprocess.run([BIN / "make_tiny_model", "--output", path, "--max-context", "32768"],
+                   check=True, stdout=subprocess.DEVNULL)
     return path
 
 
@@ -43,13 +43,15 @@ from harness import (Daemon, control_pb2, control_pb2_grpc, error_of,  # noqa: E
 
 def selectors(expression):
     """The (name, labels) pairs of a PromQL expression; labels are those compared with =."""
-    found = re.findall(r"\b([a-z]\w*:\w+(?::\w+)*|(?:tessera|process)_\w+)(?:\{([^}]*)\})?", expression)
+    name = r"\b([a-z]\w*:\w+(?::\w+)*|(?:tessera|process)_\w+)"
+    found = re.findall(name + r"(?:\{([^}]*)\})?", expression)
     return [(name, dict(re.findall(r'(\w+)="([^"]*)"', labels))) for name, labels in found]
 
 
 def samples(daemon):
     """The (name, labels) pairs that the daemon's /metrics has."""
-    lines = re.findall(r"^([\w:]+)(?:\{(.*)\})? \S+$", daemon.http("/metrics"), re.MULTILINE)
+    page = daemon.http("/metrics")
+    lines = re.findall(r"^([\w:]+)(?:\{(.*)\})? \S+$", page, re.MULTILINE)
     return [(name, dict(re.findall(r'(\w+)="([^"]*)"', labels))) for name, labels in lines]
 
 
@@ -73,7 +75,7 @@ def wait_until(condition, what, timeout_s=30):
 
 
 class Prometheus:
-    """A real Prometheus with deploy/prometheus/prometheus.yml: its rules as they are, every second."""
+    """A real Prometheus with deploy/prometheus/prometheus.yml: its rules, but every second."""
 
     SCRAPE_S = 1
 
@@ -88,8 +90,8 @@ class Prometheus:
         self.log_path = path / "log"
         with open(self.log_path, "w") as log:
             self.process = subprocess.Popen(
-                ["prometheus", f"--config.file={path}/prometheus.yml", f"--storage.tsdb.path={path}/data",
-                 "--web.listen-address=127.0.0.1:0"], stdout=log, stderr=log)
+                ["prometheus", f"--config.file={path}/prometheus.yml",
+                 f"--storage.tsdb.path={path}/data", "--web.listen-address=127.0.0.1:0"], stdout=log, stderr=log)
 
     def __enter__(self):
         found = wait_until(lambda: re.search(r"address=(127\.0\.0\.1:[1-9]\d*)", self.log()),
@@ -123,8 +125,9 @@ class Prometheus:
     def query_range(self, expression, start, end, step_s=1):
         """[(labels, [(time, value)])] without the values that are not numbers."""
         series = self.get("query_range", query=expression, start=start, end=end, step=step_s)
-        return [(s["metric"], [(t, float(v)) for t, v in s["values"] if v not in ("NaN", "+Inf", "-Inf")])
-                for s in series]
+        no_numbers = ("NaN", "+Inf", "-Inf")
+        return [(one["metric"], [(t, float(v)) for t, v in one["values"] if v not in no_numbers])
+                for one in series]
 
 
 class Dashboard:
@@ -133,7 +136,8 @@ class Dashboard:
     def __init__(self, rate_interval_s=4 * Prometheus.SCRAPE_S):
         self.json = json.loads((DEPLOY / "grafana/tessera.json").read_text())
         self.panels = [panel for panel in self.json["panels"] if panel["type"] != "row"]
-        self.variables = {"$__rate_interval": f"{rate_interval_s}s", "$instance": ".*", "$model": ".*"}
+        self.variables = {"$__rate_interval": f"{rate_interval_s}s", "$instance": ".*",
+                          "$model": ".*"}
 
     def fill_in(self, expression):
         for name, value in self.variables.items():
@@ -227,8 +231,9 @@ class Envoy(Proxy):
         self.set_targets(targets)
         path = pathlib.Path(folder.name) / "envoy.yaml"
         path.write_text(yaml.safe_dump(config))
-        super().__init__([pathlib.Path(sys.executable).parent / "envoy", "-c", path, "--concurrency", 1,
-                          "--use-dynamic-base-id", "--log-level", "warning"], folder)
+        program = pathlib.Path(sys.executable).parent / "envoy"
+        super().__init__([program, "-c", path, "--concurrency", 1, "--use-dynamic-base-id",
+                          "--log-level", "warning"], folder)
 
     def __enter__(self):
         super().__enter__()
@@ -238,8 +243,8 @@ class Envoy(Proxy):
     def set_targets(self, targets):
         """By rename, which is what Envoy watches for."""
         hosts = [target.split(":") for target in targets]
-        endpoints = [{"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}
-                     for host, port in hosts]
+        sockets = [{"address": host, "port_value": int(port)} for host, port in hosts]
+        endpoints = [{"endpoint": {"address": {"socket_address": address}}} for address in sockets]
         written = self.endpoints.with_suffix(".new")
         written.write_text(json.dumps({"resources": [{
             "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",

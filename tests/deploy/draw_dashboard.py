@@ -1,5 +1,5 @@
-"""Draws the dashboard for the documentation: a daemon under load, a real Prometheus, the panels' own
-queries and places, matplotlib (pip install matplotlib; no test needs it).
+"""Draws the dashboard for the documentation: a daemon under load, a real Prometheus, the panels'
+own queries and places, matplotlib (pip install matplotlib; no test needs it).
 
 Usage: draw_dashboard.py MODEL.gguf SECONDS OUTPUT.png
 """
@@ -20,7 +20,8 @@ from PIL import Image  # noqa: E402
 RATE_INTERVAL_S = 15
 CELL_INCHES = (0.55, 0.28)  # of one of the 24 columns, of one row
 UNITS = {"s": (lambda v: f"{v * 1e3:.0f} ms" if v < 1 else f"{v:.1f} s"),
-         "percentunit": lambda v: f"{100 * v:.3g} %", "bytes": lambda v: f"{v / 2**20:.0f} MiB", "none": lambda v: f"{v:,.4g}"}
+         "percentunit": lambda v: f"{100 * v:.3g} %", "none": lambda v: f"{v:,.4g}",
+         "bytes": lambda v: f"{v / 2**20:.0f} MiB"}
 
 
 def readable(value, unit):
@@ -88,13 +89,14 @@ def main(model, seconds, path):
     with tempfile.TemporaryDirectory() as folder:
         load = Load(folder, pause_s=2)
         flags = (*load.flags, "--served-model-name", "SmolLM2-135M-Instruct")
-        with Daemon(*flags, model=model) as daemon, Prometheus([daemon.metrics_target]) as prometheus:
-            with load.on(daemon):
-                time.sleep(RATE_INTERVAL_S)
-                start = time.time()
-                time.sleep(float(seconds))
-                end = time.time()
-            draw(dashboard, prometheus, start, end, path)
+        with Daemon(*flags, model=model) as daemon:
+            with Prometheus([daemon.metrics_target]) as prometheus:
+                with load.on(daemon):
+                    time.sleep(RATE_INTERVAL_S)
+                    start = time.time()
+                    time.sleep(float(seconds))
+                    end = time.time()
+                draw(dashboard, prometheus, start, end, path)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,8 @@ class EnvoyTest(ProxyCases, unittest.TestCase):
                 metadata = [("authorization", "Bearer secret"), ("x-tenant-id", "somebody-else")]
                 with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as caught:
                     for _ in range(20):
-                        envoy.generation.Generate(request("a", 2), timeout=CALL_S, metadata=metadata)
+                        envoy.generation.Generate(request("a", 2), timeout=CALL_S,
+                                                  metadata=metadata)
                 self.assertIn("requests_per_second", caught[0].details())
                 with error_of(self, grpc.StatusCode.UNAUTHENTICATED):
                     envoy.generation.Generate(request("a", 2), timeout=CALL_S)
@@ -173,7 +174,7 @@ class RollingRestartTest(unittest.TestCase):
             self.assertEqual([row[2] for row in rows], [0, 0, 0])
 
     def restart(self, i, replicas, envoy, clients):
-        """As Kubernetes does it: out of discovery, what preStop waits for, SIGTERM, a new process."""
+        """As Kubernetes does it: out of discovery, preStop's wait, SIGTERM, a new process."""
         start = time.monotonic()
         envoy.set_targets([target for target in replicas.targets if target != replicas.targets[i]])
         wait_until(lambda: envoy.stat("membership_total") == 2, "Envoy to hear of it")
@@ -188,7 +189,7 @@ class RollingRestartTest(unittest.TestCase):
         return num_open, status, drained - told, time.monotonic() - start
 
     def print_table(self, rows, clients, envoy):
-        print(f"\n{NUM_REQUESTS} requests of {NUM_CLIENTS} clients, three replicas restarted in turn\n"
+        print(f"\n{NUM_REQUESTS} requests of {NUM_CLIENTS} clients, 3 replicas restarted in turn\n"
               "replica  open streams at SIGTERM  exit status  drained after  out for")
         for i, num_open, status, drain_s, out_s in rows:
             print(f"{i:7}  {num_open:23}  {status:11}  {drain_s:11.2f} s  {out_s:5.2f} s")

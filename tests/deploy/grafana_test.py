@@ -17,15 +17,15 @@ MAY_BE_ZERO = {"Late tokens (budget: 1 %)"}
 
 
 class Load:
-    """Two tenants, one beyond its quota, more than the queue takes, prompts with a common prefix, more context than pages,
-    cancels, missed deadlines, and invalid requests, until it is told to stop."""
+    """Two tenants, one beyond its quota, more than the queue takes, prompts with a common prefix,
+    more context than pages, cancels, missed deadlines, and invalid requests, until told to stop."""
 
     FLAGS = ("--max-running", 8, "--max-waiting", 8, "--kv-blocks", 40, "--max-context", 2048)
     QUOTAS = {"research": "", "product": "requests_per_second=4"}
     RESEARCH = {"metadata": [("authorization", "Bearer research-key")]}
 
     def __init__(self, folder, pause_s=0.1):
-        """Writes its keys into the folder: start the daemon with self.flags, then enter self.on(daemon)."""
+        """Writes its keys into the folder. Start the daemon with self.flags, enter self.on(daemon)."""
         self.folder = pathlib.Path(folder)
         self.pause_s = pause_s
         lines = []

@@ -18,7 +18,7 @@ class ImageTest(unittest.TestCase):
         self.assertEqual((done.returncode, done.stdout), (0, ""))
 
     def test_every_layer_is_copied(self):
-        """Each folder that the build without tests and benches adds, and nothing that is not there."""
+        """Each folder that the build without tests and benches adds, and none that is not there."""
         text = (ROOT / "CMakeLists.txt").read_text()
         added = set(re.findall(r"add_subdirectory\((\w+)\)", text)) - {"tests", "bench"}
         copied = set(re.findall(r"^COPY (\w+) \1$", DOCKERFILE.read_text(), re.MULTILINE))

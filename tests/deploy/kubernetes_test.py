@@ -1,7 +1,7 @@
 """The Kubernetes manifests render, are valid, agree with each other and with the real daemon.
 
-Of the custom resources (ServiceMonitor, ScaledObject, InferencePool) kubernetes-validate has no schema;
-what they refer to is checked.
+kubernetes-validate has no schema of the custom resources (ServiceMonitor, ScaledObject,
+InferencePool); what they refer to is checked.
 """
 
 import signal
@@ -28,6 +28,10 @@ def one(objects, kind, name="tessera"):
     found = [o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
     assert len(found) == 1, f"{kind}/{name}: {len(found)}"
     return found[0]
+
+
+def daemon_container(overlay):
+    return one(render(overlay), "Deployment")["spec"]["template"]["spec"]["containers"][0]
 
 
 def extra(name):
@@ -107,7 +111,7 @@ class RenderedTest(unittest.TestCase):
     def test_autoscaler_scales_the_deployment(self):
         objects = self.rendered["replicas"]
         spec = one(objects, "HorizontalPodAutoscaler")["spec"]
-        self.assertEqual(spec["scaleTargetRef"]["name"], one(objects, "Deployment")["metadata"]["name"])
+        self.assertEqual(spec["scaleTargetRef"]["name"], "tessera")
         self.assertEqual(spec["minReplicas"], one(objects, "Deployment")["spec"]["replicas"])
 
 
@@ -116,7 +120,7 @@ class AgainstTheDaemonTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.container = one(render("cpu"), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+        cls.container = daemon_container("cpu")
 
     def flags(self):
         ours = ("--model", "--listen", "--metrics-listen")  # the test's daemon has its own
@@ -140,8 +144,7 @@ class AgainstTheDaemonTest(unittest.TestCase):
         known = subprocess.run([BIN / "tesserad", "--help"], check=True, capture_output=True,
                                text=True).stdout
         for overlay in OVERLAYS:
-            container = one(render(overlay), "Deployment")["spec"]["template"]["spec"]["containers"][0]
-            for variable in container.get("env", []):
+            for variable in daemon_container(overlay).get("env", []):
                 self.assertIn(f"(Env:{variable['name']})", known)
 
     def test_probes_see_a_drain_and_do_not_kill_it(self):
@@ -160,12 +163,11 @@ class AgainstTheDaemonTest(unittest.TestCase):
         with Daemon() as daemon:
             exported = {name for name, _ in samples(daemon)}
         autoscaler = one(render("replicas"), "HorizontalPodAutoscaler")["spec"]["metrics"]
-        (scaled_object_query,) = [trigger["metadata"]["query"]
-                                  for trigger in extra("keda-scaled-object.yaml")["spec"]["triggers"]]
+        (trigger,) = extra("keda-scaled-object.yaml")["spec"]["triggers"]
         (adapter_rule,) = extra("prometheus-adapter-values.yaml")["rules"]["custom"]
         expected = autoscaler[0]["pods"]["metric"]["name"]
         self.assertIn(expected, exported)
-        for query in (scaled_object_query, adapter_rule["seriesQuery"]):
+        for query in (trigger["metadata"]["query"], adapter_rule["seriesQuery"]):
             self.assertEqual([name for name, _ in selectors(query)], [expected])
 
 
@@ -186,14 +188,17 @@ class ExtrasTest(unittest.TestCase):
         labels = service["metadata"]["labels"]
         self.assertLessEqual(spec["selector"]["matchLabels"].items(), labels.items())
         self.assertEqual(labels[spec["jobLabel"]], "tessera")
-        self.assertIn(spec["endpoints"][0]["port"], [port["name"] for port in service["spec"]["ports"]])
+        ports = [port["name"] for port in service["spec"]["ports"]]
+        self.assertIn(spec["endpoints"][0]["port"], ports)
         (excluded,) = spec["selector"]["matchExpressions"]
         self.assertNotIn(excluded["key"], labels)
-        self.assertIn(excluded["key"], one(self.objects, "Service", "tessera-headless")["metadata"]["labels"])
+        headless = one(self.objects, "Service", "tessera-headless")
+        self.assertIn(excluded["key"], headless["metadata"]["labels"])
 
     def test_scaled_object_scales_the_deployment(self):
         spec = extra("keda-scaled-object.yaml")["spec"]
-        self.assertEqual(spec["scaleTargetRef"]["name"], one(self.objects, "Deployment")["metadata"]["name"])
+        target = one(self.objects, "Deployment")["metadata"]["name"]
+        self.assertEqual(spec["scaleTargetRef"]["name"], target)
 
     def test_inference_pool_selects_the_pods_over_http2(self):
         spec = extra("inference-pool.yaml")["spec"]

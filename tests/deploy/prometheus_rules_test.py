@@ -1,5 +1,6 @@
-"""The Prometheus configuration is valid, its alerts fire when they should, and nothing in it names a
-metric, label or bucket edge that the daemon does not have, or a runbook section that is not there."""
+"""The Prometheus configuration is valid, its alerts fire when they should, and nothing in it names
+a metric, label or bucket edge that the daemon does not have, or a runbook section that is not there.
+"""
 
 import pathlib
 import subprocess
@@ -39,8 +40,8 @@ class RulesTest(unittest.TestCase):
         self.assertEqual(fired, {rule["alert"] for rule in rules() if "alert" in rule})
 
     def test_every_alert_has_a_runbook_section(self):
-        sections = [line[4:].strip() for line in (ROOT / "docs/operations.md").read_text().splitlines()
-                    if line.startswith("### ")]
+        page = (ROOT / "docs/operations.md").read_text()
+        sections = [line[4:] for line in page.splitlines() if line.startswith("### ")]
         for rule in rules():
             if "alert" in rule:
                 self.assertEqual(rule["annotations"]["runbook"],

@@ -9,7 +9,8 @@ from deploy_harness import (Replicas, control_pb2, control_pb2_grpc, error_of, r
 SECONDS = dict(max_tokens=3000, ignore_eos=True)  # about how long the tiny model takes for it
 A_MINUTE = dict(max_tokens=30000, ignore_eos=True)
 CALL_S = 60
-RESET = grpc.StatusCode.INTERNAL  # how gRPC reads a proxy's RST_STREAM, sent where an answer had begun
+# How gRPC reads a proxy's RST_STREAM, which it sends where an answer had begun.
+RESET = grpc.StatusCode.INTERNAL
 
 
 def read(stream):
@@ -52,7 +53,7 @@ class ProxyCases:
             self.assertGreaterEqual(min(counts), 10, counts)
 
     def test_streams_of_one_connection_spread(self):
-        """What connections balanced by an L4 proxy would not do; and tokens come as they are made."""
+        """As connections balanced by an L4 proxy would not; and tokens come as they are made."""
         with Replicas() as replicas, self.Proxy(replicas.targets) as proxy:
             warm_up(proxy)
             streams = [proxy.generation.GenerateStream(request(f"{i}", **A_MINUTE), timeout=CALL_S)
@@ -101,7 +102,7 @@ class ProxyCases:
         return daemon.metric("vllm:request_success_total") > 0
 
     def test_a_request_that_kills_its_replica_is_not_sent_on(self):
-        """No byte of an answer has been sent, yet the request has been read: it dies with its replica."""
+        """No byte of an answer was sent, but the request was read: it dies with its replica."""
         with Replicas() as replicas, self.Proxy(replicas.targets) as proxy:
             poison = proxy.generation.Generate.future(request("poison", **A_MINUTE), timeout=CALL_S)
             running = wait_until(lambda: num_running(replicas, 1), "the request to run")

@@ -81,7 +81,8 @@ class AtWorkTest(unittest.TestCase):
         config = CONFIG.read_text()
         for name, value in (("model", MODEL), ("listen", "127.0.0.1:0"),
                             ("metrics-listen", "127.0.0.1:0")):
-            config = re.sub(rf'^{name} = "[^"]*"', f'{name} = "{value}"', config, flags=re.MULTILINE)
+            config = re.sub(rf'^{name} = "[^"]*"', f'{name} = "{value}"', config,
+                            flags=re.MULTILINE)
         (folder / "tesserad.toml").write_text(config)
         announce = folder / "announce.json"
         supervisor = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -94,7 +95,8 @@ class AtWorkTest(unittest.TestCase):
         assert strace.poll() is None, strace.stderr.read()
         target = json.loads(announce.read_text())["grpc"]
         tessera("bench", "--target", target, "--num-requests", 32, "--concurrency", 8)
-        children = pathlib.Path(f"/proc/{strace.pid}/task/{strace.pid}/children").read_text().split()
+        task = pathlib.Path(f"/proc/{strace.pid}/task/{strace.pid}")
+        children = (task / "children").read_text().split()
         for number in (signal.SIGHUP, signal.SIGTERM):  # reload, stop
             subprocess.run(["kill", f"-{number}", *children], check=True)
         cls.log = strace.stderr.read()
