@@ -91,7 +91,8 @@ class Prometheus:
         with open(self.log_path, "w") as log:
             self.process = subprocess.Popen(
                 ["prometheus", f"--config.file={path}/prometheus.yml",
-                 f"--storage.tsdb.path={path}/data", "--web.listen-address=127.0.0.1:0"], stdout=log, stderr=log)
+                 f"--storage.tsdb.path={path}/data", "--web.listen-address=127.0.0.1:0"],
+                stdout=log, stderr=log)
 
     def __enter__(self):
         found = wait_until(lambda: re.search(r"address=(127\.0\.0\.1:[1-9]\d*)", self.log()),

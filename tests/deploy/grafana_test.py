@@ -25,7 +25,7 @@ class Load:
     RESEARCH = {"metadata": [("authorization", "Bearer research-key")]}
 
     def __init__(self, folder, pause_s=0.1):
-        """Writes its keys into the folder. Start the daemon with self.flags, enter self.on(daemon)."""
+        """Writes keys into the folder. Start the daemon with self.flags, then enter self.on()."""
         self.folder = pathlib.Path(folder)
         self.pause_s = pause_s
         lines = []

@@ -1,6 +1,5 @@
 """The Prometheus configuration is valid, its alerts fire when they should, and nothing in it names
-a metric, label or bucket edge that the daemon does not have, or a runbook section that is not there.
-"""
+a metric, label or bucket edge that the daemon does not have, or a section that is not there."""
 
 import pathlib
 import subprocess
