@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Turns the JSON lines of bench/cuda_bench.cc and bench/cuda_attention.py into Markdown tables.
+"""Turns the JSON lines of bench/cuda_bench.cc and bench/cuda_attention.py into Markdown tables,
+and, where matplotlib is there, attention's time and memory against length into a plot.
 
-usage: cuda_report.py bench.jsonl
+usage: cuda_report.py bench.jsonl [length.png]
 """
 import json
 import sys
@@ -77,8 +78,34 @@ def step(records):
           ("model", "batch", "context", "ms", "bandwidth floor, ms", "share"), rows)
 
 
+def plot(records, path):
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (time_axis, memory_axis) = pyplot.subplots(1, 2, figsize=(10, 4))
+    for who in ("tessera", "torch-flash", "naive"):
+        mine = [r for r in records if r["bench"] == "length" and r["who"] == who and "ms" in r]
+        if mine:
+            tokens = [r["length"] for r in mine]
+            time_axis.loglog(tokens, [r["ms"] for r in mine], "o-", label=who, base=2)
+            memory_axis.loglog(tokens, [r["mib"] for r in mine], "o-", label=who, base=2)
+    time_axis.set(xlabel="tokens", ylabel="ms", title="causal attention, 12 heads of 64")
+    memory_axis.set(xlabel="tokens", ylabel="MiB", title="device memory, q, k, v and out included")
+    for axis in (time_axis, memory_axis):
+        axis.grid(True, which="both", alpha=0.3)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+
+
 def main():
     records = read(sys.argv[1])
+    if len(sys.argv) > 2 and any(record["bench"] == "length" for record in records):
+        plot(records, sys.argv[2])
     print("# Measured by scripts/gpu-check")
     for name in [record["name"] for record in records if record["bench"] == "device"]:
         print(f"\nOn: {name}." +

@@ -114,6 +114,7 @@ TEST(OptionsTest, BadFlagsExitWithOneAndSayWhy) {
       {"--model", "m", "--kv-blocks", "0"},
       {"--model", "m", "--kv-blocks", "99999999999999"},
       {"--model", "m", "--device", "tpu"},
+      {"--model", "m", "--gpu-memory-utilization", "1.5"},
       {"--model", "m", "--cpu-isa", "sse"},
       {"--model", "m", "--log-format", "xml"},
       {"--model", "m", "--drain-timeout", "-1"},
