@@ -200,30 +200,44 @@ Top FindTop(const Floats& logits) {
 
 // Relative error of logits as tests/model/llama_test.cc expects it: each of a layer's 7 products,
 // and the last, adds an independent rounding of both factors; a factor of 2 for what the
-// non-linear parts amplify. Logits have a deviation of 1.
-double ExpectedError(DType type, int num_layers) {
+// non-linear parts amplify.
+double ExpectedRelativeError(DType type, int num_layers) {
   return 2 * UnitRoundoff(type) * std::sqrt(7.0 * num_layers + 1);
+}
+
+struct LogitErrors {
+  double rms = 0;        // of the errors
+  double deviation = 0;  // of the logits themselves
+};
+
+LogitErrors CompareLogits(const std::vector<Floats>& logits, const std::vector<Floats>& expected) {
+  double error_squares = 0, squares = 0;
+  for (size_t row = 0; row < logits.size(); ++row) {
+    for (size_t i = 0; i < logits[row].size(); ++i) {
+      error_squares += std::pow(double{logits[row][i]} - double{expected[row][i]}, 2);
+      squares += std::pow(double{expected[row][i]}, 2);
+    }
+  }
+  const auto count = static_cast<double>(logits.size() * logits.front().size());
+  return {std::sqrt(error_squares / count), std::sqrt(squares / count)};
 }
 
 void TestAgainstCpu(const std::vector<Floats>& logits, DType type, const Setup& setup) {
   const auto cpu = MakeCpuBackend({});
   const std::vector<Floats> expected = Runner(cpu.get(), setup).Run(1 << 20, true, 0);
-  const double error = ExpectedError(type, setup.shape.num_layers);
-  double squares = 0;
+  const LogitErrors errors = CompareLogits(logits, expected);
+  const double allowed = ExpectedRelativeError(type, setup.shape.num_layers);
+  Expect(errors.rms < allowed * errors.deviation,
+         setup.name + ": logits of deviation " + std::to_string(errors.deviation) +
+             " off the CPU's by " + std::to_string(errors.rms) + ", a share of at most " +
+             std::to_string(allowed));
   int num_compared = 0, num_equal = 0;
   for (size_t row = 0; row < logits.size(); ++row) {
-    for (size_t i = 0; i < logits[row].size(); ++i) {
-      squares += std::pow(double{logits[row][i]} - double{expected[row][i]}, 2);
-    }
     const Top top = FindTop(expected[row]);
-    if (top.margin < 6 * error) continue;  // three deviations of each of the two
+    if (top.margin < 6 * errors.rms) continue;  // 4 deviations of a difference
     ++num_compared;
     num_equal += FindTop(logits[row]).token == top.token ? 1 : 0;
   }
-  const double rms =
-      std::sqrt(squares / static_cast<double>(logits.size() * logits.front().size()));
-  Expect(rms < error, setup.name + ": logits off the CPU's by " + std::to_string(rms) + " where " +
-                          std::to_string(error) + " is expected");
   Expect(num_equal == num_compared && num_compared > 0,
          setup.name + ": " + std::to_string(num_equal) + " greedy tokens of " +
              std::to_string(num_compared) + " with a margin are the CPU's");
