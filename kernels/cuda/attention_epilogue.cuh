@@ -31,9 +31,6 @@ class SplitTotal {
                     {low(stats.z, softmax[i].sum[0]), high(stats.w, softmax[i].sum[1])}};
       TESSERA_UNROLL
       for (int j = 0; j < kFragments; ++j) {
-        // A fence for the compiler: else it begins with all loads, for which there are no
-        // registers.
-        if (j % 4 == 0) __syncwarp();
         const float4 total = Slot(i, j);
         float(&part)[4] = out[i][j];
         part[0] = low(total.x, part[0]);

@@ -8,23 +8,23 @@
 
 namespace tessera::TESSERA_CUDA_NAMESPACE {
 
-// Ends the split before `page`: the accumulators become the total of the item's splits so far.
-template <int D, int kTiles, int kFragments>
-__device__ __forceinline__ void EndSplit(const AttentionKernelParams& params, const BlockItem& item,
-                                         int page, Accumulators<kTiles, kFragments>& accumulators) {
-  accumulators.FinishSplit(params.scale_log2);
-  if ((page - 1) / kPagesPerSplit <= item.pages.begin / kPagesPerSplit) return;
-  SplitTotal<D, kTiles, kFragments>(params).AddTo(accumulators.softmax, accumulators.out);
+// One page's keys and values.
+template <typename Role, typename Ring>
+__device__ __forceinline__ void AttendPage(
+    const AttentionKernelParams& params, const BlockItem& item, int page, Ring& ring,
+    Accumulators<Role::kTiles, Role::kFragments>& accumulators) {
+  using T = typename Role::Element;
+  float scores[Role::kTiles][8][4];
+  Role::Scores(params, item, page, DynamicShared<char>(), ring.NextKeys(page), scores);
+  accumulators.Update(params.scale_log2, scores);
+  uint32_t weights[Role::kTiles][4][4];
+  TESSERA_UNROLL
+  for (int i = 0; i < Role::kTiles; ++i) PackWeights<T>(scores[i], weights[i]);
+  AccumulateValues<T, Role::kHeadDim>(weights, ring.NextValues(page), Role::first_pair(),
+                                      Role::kPairStep, accumulators.out);
 }
 
-template <int D, int kTiles, int kFragments>
-__device__ __forceinline__ void BeginSplit(const AttentionKernelParams& params,
-                                           Accumulators<kTiles, kFragments>& accumulators) {
-  SplitTotal<D, kTiles, kFragments>(params).Set(accumulators.softmax, accumulators.out);
-  accumulators.Reset();
-}
-
-// Goes through the item's pages.
+// All of an item's pages, split by split; the accumulators end up as the total of its splits.
 template <typename Role>
 __device__ __forceinline__ void AttendPages(
     const AttentionKernelParams& params, const BlockItem& item,
@@ -35,29 +35,28 @@ __device__ __forceinline__ void AttendPages(
   LoadQueries<T, D, Role::kRows>(params, item.rows, shared);
   KeyValueRing<T, D, Role::kStages> ring(params, item, shared + Role::kRingOffset);
   ring.Start();
-  for (int page = item.pages.begin; page < item.pages.end; ++page) {
-    if (page % kPagesPerSplit == 0 && page > item.pages.begin) {
-      EndSplit<D>(params, item, page, accumulators);
-      BeginSplit<D>(params, accumulators);
+  accumulators.Reset();
+  for (int page = item.pages.begin; page < item.pages.end;) {
+    do {
+      AttendPage<Role>(params, item, page, ring, accumulators);
+      ++page;
+    } while (page % kPagesPerSplit != 0 && page < item.pages.end);
+    accumulators.FinishSplit(params.scale_log2);
+    using Total = SplitTotal<D, Role::kTiles, Role::kFragments>;
+    if ((page - 1) / kPagesPerSplit != item.pages.begin / kPagesPerSplit) {
+      Total(params).AddTo(accumulators.softmax, accumulators.out);
     }
-    float scores[Role::kTiles][8][4];
-    Role::Scores(params, item, page, shared, ring.NextKeys(page), scores);
-    accumulators.Update(params.scale_log2, scores);
-    uint32_t weights[Role::kTiles][4][4];
-    TESSERA_UNROLL
-    for (int i = 0; i < Role::kTiles; ++i) PackWeights<T>(scores[i], weights[i]);
-    AccumulateValues<T, D>(weights, ring.NextValues(page), Role::first_pair(), Role::kPairStep,
-                           accumulators.out);
+    if (page >= item.pages.end) break;
+    Total(params).Set(accumulators.softmax, accumulators.out);
+    accumulators.Reset();
   }
   CopyAsyncWait<0>();
-  EndSplit<D>(params, item, item.pages.end, accumulators);
 }
 
 template <typename Role>
 __device__ __forceinline__ void AttendItem(const AttentionKernelParams& params,
                                            const BlockItem& item) {
   Accumulators<Role::kTiles, Role::kFragments> accumulators;
-  accumulators.Reset();
   AttendPages<Role>(params, item, accumulators);
   if (item.merges_splits()) {
     Role::Store(params, item.rows, DynamicShared<char>(), accumulators);
@@ -87,17 +86,16 @@ __device__ inline BlockItem ReadItem(const AttentionKernelParams& params, int un
   return result;
 }
 
-// The block's next item; `turn` counts the calls. Two places take turns, so that nobody still reads
-// what is written.
+// The block's next item.
 template <typename T, int D>
-__device__ __forceinline__ const BlockItem& TakeItem(const AttentionKernelParams& params,
-                                                     int turn) {
-  TESSERA_SHARED(BlockItem[2], items);
+__device__ __forceinline__ const BlockItem& TakeItem(const AttentionKernelParams& params) {
+  TESSERA_SHARED(BlockItem, item);
+  __syncthreads();  // all are done with the last item and its buffers
   if (threadIdx.x == 0) {
-    items[turn % 2] = ReadItem<T, D>(params, static_cast<int>(atomicAdd(params.counters, 1u)));
+    item = ReadItem<T, D>(params, static_cast<int>(atomicAdd(params.counters, 1u)));
   }
   __syncthreads();
-  return items[turn % 2];
+  return item;
 }
 
 // The last block to end sets the counters back for the next launch.
@@ -110,8 +108,8 @@ __device__ __forceinline__ void LeaveLaunch(uint32_t* counters) {
 template <typename T, int D>
 __global__ void __launch_bounds__(kAttentionThreads, AttentionTile<D>::kBlocksPerSm)
     AttentionKernel(AttentionKernelParams params) {
-  for (int turn = 0;; ++turn) {
-    const BlockItem& item = TakeItem<T, D>(params, turn);
+  for (;;) {
+    const BlockItem& item = TakeItem<T, D>(params);
     if (item.tile_rows == 0) break;
     if (item.tile_rows == kNarrowRows) {
       AttendItem<NarrowRole<T, D>>(params, item);

@@ -29,7 +29,7 @@ template <int D>
 struct AttentionTile {
   static_assert(D % 16 == 0 && D <= 256);
   static constexpr int kWideRows = D <= 128 ? 128 : 64;
-  static constexpr int kBlocksPerSm = D <= 64 ? 3 : 2;
+  static constexpr int kBlocksPerSm = 2;
   static constexpr int kStages = D == 64 || D == 80 || D == 96 ? 4 : D <= 192 ? 3 : 2;
   static constexpr int kKeyTileBytes = kPageTokens * D * 2;
   static constexpr int kQueryBytes = kWideRows * D * 2;
