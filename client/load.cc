@@ -143,6 +143,7 @@ std::vector<LoadResult> SendLoad(const Options& options, const std::vector<LoadR
     }
   };
   std::vector<std::thread> threads;
+  threads.reserve(num_threads);
   for (int i = 0; i < num_threads; ++i) threads.emplace_back(send_until_none_left);
   for (std::thread& thread : threads) thread.join();
   return results;

@@ -9,7 +9,8 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -70,7 +71,7 @@ absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> ConnectionAcceptor::Listen(
   if (error != 0) return CannotListen(address, gai_strerror(error));
   const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, &freeaddrinfo);
   const int fd = ListenOn(*found);
-  if (fd < 0) return CannotListen(address, std::strerror(errno));
+  if (fd < 0) return CannotListen(address, std::generic_category().message(errno));
   return std::unique_ptr<ConnectionAcceptor>(
       new ConnectionAcceptor(fd, {address.host, BoundPort(fd)}, max_connections));
 }
@@ -85,7 +86,6 @@ ConnectionAcceptor::ConnectionAcceptor(int listen_fd, const HostPort& address, i
 
 ConnectionAcceptor::~ConnectionAcceptor() {
   Stop();
-  close(listen_fd_);
   close(stop_fd_);
 }
 
@@ -95,11 +95,15 @@ void ConnectionAcceptor::Start(
   thread_ = std::thread([this] { AcceptUntilStopped(); });
 }
 
+// Closing the socket makes the system refuse connections, which clients and proxies try elsewhere;
+// else it would go on completing some that nobody serves.
 void ConnectionAcceptor::Stop() {
-  if (!thread_.joinable()) return;
-  const uint64_t one = 1;
-  CHECK_EQ(write(stop_fd_, &one, sizeof one), static_cast<ssize_t>(sizeof one));
-  thread_.join();
+  if (thread_.joinable()) {
+    const uint64_t one = 1;
+    CHECK_EQ(write(stop_fd_, &one, sizeof one), static_cast<ssize_t>(sizeof one));
+    thread_.join();
+  }
+  if (listen_fd_ >= 0) close(std::exchange(listen_fd_, -1));
 }
 
 void ConnectionAcceptor::AcceptUntilStopped() {

@@ -25,7 +25,7 @@ class ConnectionAcceptor {
 
   const HostPort& address() const { return address_; }  // with the port that was given out
 
-  // Accepts from now on. The server has started, and gets no connection after Stop.
+  // Accepts from now on. The server has started; after Stop connections are refused.
   void Start(std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> server);
   void Stop();
 
@@ -35,7 +35,7 @@ class ConnectionAcceptor {
   void AcceptUntilStopped();
   void AcceptAll();
 
-  const int listen_fd_;
+  int listen_fd_;      // -1 once stopped; the thread's while it runs
   const int stop_fd_;  // readable once it is time to stop
   const HostPort address_;
   // The system gives a new connection the lowest descriptor that is free, so one that is not below

@@ -65,13 +65,13 @@ grpc::ServerUnaryReactor* ControlService::Abort(grpc::CallbackServerContext* con
 grpc::ServerUnaryReactor* ControlService::Explain(grpc::CallbackServerContext* context,
                                                   const v1::ExplainRequest* request,
                                                   v1::ExplainResponse* response) {
-  const std::string wanted = request->request_id();
+  const std::string& wanted = request->request_id();
   if (request->has_request_id() && serving_->calls->Find(wanted) == nullptr) {
     return FinishedWith(UnknownRequest(wanted), context);
   }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const absl::Status asked = serving_->engine->RequestSnapshot(
-      [this, wanted, response, reactor](std::shared_ptr<const SchedulerSnapshot> snapshot) {
+      [this, wanted, response, reactor](const std::shared_ptr<const SchedulerSnapshot>& snapshot) {
         FillExplanation(*snapshot, wanted, response);
         reactor->Finish(grpc::Status::OK);
       });

@@ -1,5 +1,6 @@
 #include "server/generation_call.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <utility>
@@ -39,7 +40,9 @@ CallIdentity Identify(const char* method, const ServingContext& serving,
 void AddLoadReport(const ServingContext& serving, bool is_error,
                    grpc::CallbackServerContext* context) {
   const double max_running = serving.engine->limits().max_running;
-  const CurrentLoad load = {.sequences = serving.metrics->num_unfinished_sequences() / max_running,
+  // The one that ends counts too: proxies take a report of 0 for a mistake.
+  const int num_sequences = std::max(1, serving.metrics->num_unfinished_sequences());
+  const CurrentLoad load = {.sequences = num_sequences / max_running,
                             .kv_pages = serving.metrics->kv_cache_usage()};
   context->AddTrailingMetadata(
       "endpoint-load-metrics-bin",

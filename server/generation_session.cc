@@ -215,8 +215,7 @@ absl::Status GenerationSession::Submit(Request request) {
       std::make_shared<TokenTimer>(metrics, context_->engine->Now(), num_sequences_, stream_);
   const int max_tokens = request.max_tokens;
   SubmitRefusal refusal;
-  const absl::Status status =
-      context_->engine->Submit(std::move(request), std::move(sink), &refusal);
+  absl::Status status = context_->engine->Submit(std::move(request), std::move(sink), &refusal);
   if (status.ok()) {
     metrics->CountAccepted(num_sequences_, max_tokens);
     return status;
@@ -244,14 +243,14 @@ std::optional<GenerationSession::Message> GenerationSession::Next() {
   if (messages_.empty()) {
     std::optional<DeltaBatch> batch = stream_->TakeDeltas();
     if (!batch.has_value()) return std::nullopt;
-    TakeIn(*std::move(batch));
+    TakeIn(*batch);
   }
   Message message = std::move(messages_.front());
   messages_.pop_front();
   return message;
 }
 
-void GenerationSession::TakeIn(DeltaBatch batch) {
+void GenerationSession::TakeIn(const DeltaBatch& batch) {
   v1::GenerateResponse proto;
   for (const Delta& delta : batch.deltas) {
     if (!delta.prompt_logprobs.empty()) QueuePromptLogprobs(delta.prompt_logprobs);

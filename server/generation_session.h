@@ -67,7 +67,7 @@ class GenerationSession final : public OpenCall,
   absl::Status AcquireQuota(const Request& request);
   std::string tenant_name() const { return identity_.caller.ok() ? identity_.caller->tenant : ""; }
   absl::Status Submit(Request request);
-  void TakeIn(DeltaBatch batch);
+  void TakeIn(const DeltaBatch& batch);
   void QueuePromptLogprobs(const std::vector<std::vector<ScoredToken>>& prompt_logprobs);
   void NoteFinish(const Delta& delta);
   void EndWith(const absl::Status& status) EXCLUDES_LOCK(mutex_);

@@ -71,8 +71,8 @@ class DeltaWriter {
 class GenerationStream final : public TokenSink {
  public:
   // Bytes not taken yet, or in the batch taken last: it is done with when the next is asked for.
-  static constexpr int64_t kParkBytes = 256 * 1024;        // above this all sequences are parked
-  static constexpr int64_t kResumeBytes = kParkBytes / 2;  // below this they go on
+  static constexpr int64_t kParkBytes = int64_t{256} * 1024;  // above this all sequences are parked
+  static constexpr int64_t kResumeBytes = kParkBytes / 2;     // below this they go on
 
   // *control and *tokenizer outlive the stream. To be submitted to the engine as the sink of
   // `request`, or in a sink of its own. The writer is released when the last batch has been taken,

@@ -16,7 +16,7 @@ struct ServerOptions {
   std::string served_model_name;  // empty: the name in the file
   std::string device = "auto";
   std::string cpu_isa = "auto";
-  int num_threads = 0;  // 0: every CPU this process may use
+  int num_threads = 0;                  // 0: every CPU this process may use
   double gpu_memory_utilization = 0.9;  // of the device's memory, for weights and pages
 
   // Scheduling.

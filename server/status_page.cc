@@ -106,8 +106,8 @@ HttpReply StatusJson(const ServingContext& serving) {
   using Answer = std::shared_ptr<const SchedulerSnapshot>;
   // Shared, since the answer may come after we have given up.
   const auto answer = std::make_shared<std::promise<Answer>>();
-  const absl::Status asked =
-      serving.engine->RequestSnapshot([answer](Answer snapshot) { answer->set_value(snapshot); });
+  const absl::Status asked = serving.engine->RequestSnapshot(
+      [answer](const Answer& snapshot) { answer->set_value(snapshot); });
   std::future<Answer> future = answer->get_future();
   if (!asked.ok() || future.wait_for(kPatience) != std::future_status::ready) {
     return {.status = 503, .body = "the engine does not answer\n"};

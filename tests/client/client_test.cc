@@ -17,6 +17,7 @@ namespace {
 int Parse(std::vector<std::string> arguments, Options* options) {
   arguments.insert(arguments.begin(), "tessera");
   std::vector<char*> argv;
+  argv.reserve(arguments.size());
   for (std::string& argument : arguments) argv.push_back(argument.data());
   return ParseOptions(static_cast<int>(argv.size()), argv.data(), options).value_or(-1);
 }

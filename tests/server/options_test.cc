@@ -90,13 +90,13 @@ TEST(OptionsTest, DefaultsAndFlags) {
 TEST(OptionsTest, FlagsBeatTheFileWhichBeatsTheEnvironment) {
   const std::string path = testing::TempDir() + "/tessera-options.toml";
   std::ofstream(path) << "max-running = 20\nmax-waiting = 20\nno-prefix-cache = true\n";
-  setenv("TESSERA_MAX_RUNNING", "30", 1);
-  setenv("TESSERA_MAX_WAITING", "30", 1);
-  setenv("TESSERA_MAX_CONTEXT", "30", 1);
+  setenv("TESSERA_MAX_RUNNING", "30", 1);  // NOLINT(concurrency-mt-unsafe)
+  setenv("TESSERA_MAX_WAITING", "30", 1);  // NOLINT(concurrency-mt-unsafe)
+  setenv("TESSERA_MAX_CONTEXT", "30", 1);  // NOLINT(concurrency-mt-unsafe)
   const ServerOptions options =
       ParseValid({"--model", "m", "--config", path.c_str(), "--max-running", "10"});
   for (const char* name : {"TESSERA_MAX_RUNNING", "TESSERA_MAX_WAITING", "TESSERA_MAX_CONTEXT"}) {
-    unsetenv(name);
+    unsetenv(name);  // NOLINT(concurrency-mt-unsafe)
   }
   EXPECT_EQ(options.max_running, 10);
   EXPECT_EQ(options.max_waiting, 20);

@@ -131,6 +131,7 @@ TEST(LoadReporterTest, TellsLoadAndRatesThatFade) {
   EXPECT_LT(report.rps_fractional(), 0.3) << "after 100 s of silence";
 }
 
+// NOLINTBEGIN(concurrency-mt-unsafe): no other thread reads the environment here.
 // What systemd does with Type=notify.
 TEST(SupervisorTest, IsToldTheState) {
   const int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
@@ -153,6 +154,7 @@ TEST(SupervisorTest, IsToldTheState) {
   NotifySupervisor("READY=1");
   close(fd);
 }
+// NOLINTEND(concurrency-mt-unsafe)
 
 TEST(ProcessStatsTest, ReadsThisProcess) {
   const ProcessStats stats = ReadProcessStats();
