@@ -84,7 +84,7 @@ AttentionKernelParams MakeParams(const AttentionLaunch& launch) {
   params.out = launch.out;
   params.lse = launch.lse;
   params.pages = launch.pages;
-  params.step = launch.step;
+  params.page_ids = launch.step.page_ids;
   params.plan = launch.plan;
   params.counters = reinterpret_cast<uint32_t*>(workspace);
   params.scratch = reinterpret_cast<float*>(workspace + layout.scratch_offset);

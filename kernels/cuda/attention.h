@@ -46,7 +46,7 @@ struct AttentionLaunch {
   float softcap = 0.0f;  // 0: off
   int window = 0;        // 0: off
   bool causal = true;    // as the plan's
-  StepView step;
+  StepView step;         // its page ids; all else of it is in the plan
   // AttentionPlan::Pack's bytes, of a plan for num_heads / num_kv_heads query heads a KV head. Read
   // when the launch runs, so that a CUDA graph may find another plan in the same place.
   const AttentionPlanHeader* plan = nullptr;

@@ -49,14 +49,14 @@ __device__ __forceinline__ void CombineRow(const AttentionKernelParams& params,
 }
 
 template <typename T, int D>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, 8)
     AttentionCombineKernel(AttentionKernelParams params) {
   const int num_units = params.plan->num_combines * params.num_kv_heads;
   for (int unit = static_cast<int>(blockIdx.x); unit < num_units;
        unit += static_cast<int>(gridDim.x)) {
     const AttentionCombine& combine = params.plan->Combines()[unit / params.num_kv_heads];
-    const AttentionRows rows = ReadRows(params.step, combine.sequence, combine.first_row,
-                                        combine.num_rows, unit % params.num_kv_heads);
+    const AttentionRows rows = {combine.sequence, unit % params.num_kv_heads, combine.first_row,
+                                combine.num_rows};
     for (int row = static_cast<int>(threadIdx.x) / 32; row < combine.num_rows;
          row += kAttentionWarps) {
       CombineRow<T, D>(params, combine, rows, row);

@@ -72,30 +72,38 @@ __device__ __forceinline__ void AttendItem(const AttentionKernelParams& params,
 
 // The plan's item `unit` / num_kv_heads for KV head `unit` % num_kv_heads.
 template <typename T, int D>
-__device__ inline BlockItem ReadItem(const AttentionKernelParams& params, int unit) {
-  if (unit >= params.plan->num_items * params.num_kv_heads) return {};
+__device__ inline void ReadItem(const AttentionKernelParams& params, int unit, BlockItem& result) {
+  result.is_first = false;
+  result.tile_rows = 0;
+  if (unit >= params.plan->num_items * params.num_kv_heads) return;
   const AttentionItem& item = params.plan->Items()[unit / params.num_kv_heads];
-  BlockItem result;
-  result.rows = ReadRows(params.step, item.sequence, item.first_row, item.num_rows,
-                         unit % params.num_kv_heads);
+  result.rows = {item.sequence, unit % params.num_kv_heads, item.first_row, item.num_rows};
   result.pages = VisiblePages(params, result.rows, item.split);
+  result.page_ids = params.page_ids + item.sequence.page_start;
   result.head = static_cast<const T*>(params.pages) + result.rows.kv_head * (kPageTokens * D);
   result.tile_rows = item.tile_rows;
   result.split = item.split;
   result.partial_row = item.partial_row;
-  return result;
 }
 
-// The block's next item.
+// The whole block; others see it after the next barrier.
+__device__ __forceinline__ void FillPositions(int group, BlockItem& item) {
+  static_assert(kMaxTileRows == kAttentionThreads);
+  const int row = FreshThread();
+  item.positions[row] = item.rows.Position(min(row, item.rows.num_rows - 1), group);
+}
+
+// Replaces the block's item by its next. The first is the block's own number, which needs no
+// waiting.
 template <typename T, int D>
-__device__ __forceinline__ const BlockItem& TakeItem(const AttentionKernelParams& params) {
-  TESSERA_SHARED(BlockItem, item);
+__device__ __forceinline__ void TakeItem(const AttentionKernelParams& params, BlockItem& item) {
   __syncthreads();  // all are done with the last item and its buffers
   if (threadIdx.x == 0) {
-    item = ReadItem<T, D>(params, static_cast<int>(atomicAdd(params.counters, 1u)));
+    const uint32_t unit =
+        item.is_first ? blockIdx.x : gridDim.x + atomicAdd(&params.counters[0], 1u);
+    ReadItem<T, D>(params, static_cast<int>(unit), item);
   }
   __syncthreads();
-  return item;
 }
 
 // The last block to end sets the counters back for the next launch.
@@ -108,9 +116,12 @@ __device__ __forceinline__ void LeaveLaunch(uint32_t* counters) {
 template <typename T, int D>
 __global__ void __launch_bounds__(kAttentionThreads, AttentionTile<D>::kBlocksPerSm)
     AttentionKernel(AttentionKernelParams params) {
+  TESSERA_SHARED(BlockItem, item);
+  if (threadIdx.x == 0) item.is_first = true;
   for (;;) {
-    const BlockItem& item = TakeItem<T, D>(params);
+    TakeItem<T, D>(params, item);
     if (item.tile_rows == 0) break;
+    FillPositions(params.group, item);
     if (item.tile_rows == kNarrowRows) {
       AttendItem<NarrowRole<T, D>>(params, item);
     } else if (AttentionTile<D>::kWideRows == 64 || item.tile_rows == 64) {

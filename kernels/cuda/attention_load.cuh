@@ -20,7 +20,7 @@ __device__ __forceinline__ void LoadQueries(const AttentionKernelParams& params,
     const int position = packed / params.group;
     const int head = rows.kv_head * params.group + packed - position * params.group;
     const T* query = static_cast<const T*>(params.q) +
-                     (rows.query_start + position) * params.q_stride + head * D;
+                     (rows.sequence.query_start + position) * params.q_stride + head * D;
     CopyAsync16(queries + ChunkOffset<D, kRows>(row, chunk), query + chunk * 8, valid);
   }
 }
@@ -48,7 +48,7 @@ class KeyValueRing {
   static constexpr int kTileBytes = AttentionTile<D>::kKeyTileBytes;
 
   __device__ __forceinline__ int PageId(int page) const {
-    return page < item_.pages.end ? item_.rows.page_ids[page] : 0;
+    return page < item_.pages.end ? item_.page_ids[page] : 0;
   }
 
   // Begins to load the tile num_ahead after the page's keys, into the place of the tile before the
@@ -67,7 +67,7 @@ class KeyValueRing {
       const int64_t key_elements = params_.num_kv_heads * (kPageTokens * D);
       const int64_t offset = (2 * int64_t{page_id_} + (values ? 1 : 0)) * key_elements;
       LoadTile(static_cast<const T*>(item_.head) + offset,
-               item_.rows.kv_length - page * kPageTokens, shared_ + stage * kTileBytes);
+               item_.rows.sequence.kv_length - page * kPageTokens, shared_ + stage * kTileBytes);
       if (values) page_id_ = PageId(page + 1);
     }
     CopyAsyncCommit();
@@ -75,6 +75,15 @@ class KeyValueRing {
 
   // Slots past the sequence's end, which may hold anything, arrive as zeros: 0 * NaN is NaN.
   __device__ __forceinline__ void LoadTile(const T* tile, int num_tokens, char* shared) {
+    if (num_tokens >= kPageTokens) {
+      LoadSlots<true>(tile, num_tokens, shared);
+    } else {
+      LoadSlots<false>(tile, num_tokens, shared);
+    }
+  }
+
+  template <bool kAllSlots>
+  __device__ __forceinline__ void LoadSlots(const T* tile, int num_tokens, char* shared) {
     constexpr int kChunks = D / 8;
     const int thread = FreshThread();
     TESSERA_UNROLL
@@ -82,7 +91,7 @@ class KeyValueRing {
       const int index = thread + i * kAttentionThreads;
       const int slot = index / kChunks;
       CopyAsync16(shared + ChunkOffset<D, kPageTokens>(slot, index % kChunks), tile + index * 8,
-                  slot < num_tokens);
+                  kAllSlots || slot < num_tokens);
     }
   }
 

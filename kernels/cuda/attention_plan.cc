@@ -25,6 +25,16 @@ int TileRows(int num_rows, int max_tile_rows) {
   return num_rows <= 64 ? 64 : max_tile_rows;
 }
 
+AttentionSequence SequenceOf(const SequenceBatch& batch, int index) {
+  const auto i = static_cast<size_t>(index);
+  const int num_positions = batch.query_starts[i + 1] - batch.query_starts[i];
+  return {.index = index,
+          .query_start = batch.query_starts[i],
+          .first_position = batch.kv_lengths[i] - num_positions,
+          .kv_length = batch.kv_lengths[i],
+          .page_start = batch.page_starts[i]};
+}
+
 }  // namespace
 
 void AttentionPlan::Build(const SequenceBatch& batch, const AttentionPlanOptions& options) {
@@ -35,7 +45,11 @@ void AttentionPlan::Build(const SequenceBatch& batch, const AttentionPlanOptions
   tiles_.clear();
   items_.clear();
   combines_.clear();
-  for (int i = 0; i < batch.num_sequences(); ++i) AddTiles(batch, static_cast<size_t>(i));
+  for (int i = 0; i < batch.num_sequences(); ++i) {
+    const AttentionSequence sequence = SequenceOf(batch, i);
+    const auto index = static_cast<size_t>(i);
+    AddTiles(sequence, batch.query_starts[index + 1] - sequence.query_start);
+  }
   int64_t total_cost = 0;
   for (const Tile& tile : tiles_) total_cost += Cost(tile.tile_rows, tile.num_keys);
   const int64_t fair_cost = total_cost * options.num_kv_heads / options.num_blocks;
@@ -48,23 +62,21 @@ void AttentionPlan::Build(const SequenceBatch& batch, const AttentionPlanOptions
   }
   std::sort(items_.begin(), items_.end(), [](const AttentionItem& a, const AttentionItem& b) {
     if (a.cost != b.cost) return a.cost > b.cost;
-    if (a.sequence != b.sequence) return a.sequence < b.sequence;
+    if (a.sequence.index != b.sequence.index) return a.sequence.index < b.sequence.index;
     return a.first_row != b.first_row ? a.first_row < b.first_row : a.split < b.split;
   });
   header_.num_items = static_cast<int32_t>(items_.size());
   header_.num_combines = static_cast<int32_t>(combines_.size());
 }
 
-void AttentionPlan::AddTiles(const SequenceBatch& batch, size_t sequence) {
-  const int num_positions = batch.query_starts[sequence + 1] - batch.query_starts[sequence];
-  const int kv_length = batch.kv_lengths[sequence];
+void AttentionPlan::AddTiles(const AttentionSequence& sequence, int num_positions) {
   const int num_rows = num_positions * options_.group;
   for (int row = 0; row < num_rows;) {
     const int tile_rows = TileRows(num_rows - row, options_.max_tile_rows);
     const int end = std::min(num_rows, row + tile_rows);
-    const int last_position = kv_length - num_positions + (end - 1) / options_.group;
-    const int num_keys = options_.causal ? std::max(0, last_position + 1) : kv_length;
-    tiles_.push_back({static_cast<int32_t>(sequence), row, end - row, tile_rows, num_keys});
+    const int last_position = sequence.first_position + (end - 1) / options_.group;
+    const int num_keys = options_.causal ? std::max(0, last_position + 1) : sequence.kv_length;
+    tiles_.push_back({sequence, row, end - row, tile_rows, num_keys});
     row = end;
   }
 }

@@ -13,12 +13,21 @@ namespace tessera::TESSERA_CUDA_NAMESPACE {
 // of what a row's bits are (docs/numerics.md), whoever computes the parts.
 inline constexpr int kAttentionSplitTokens = 1024;
 
+// Where a sequence stands in the step: what a block would else look up first.
+struct AttentionSequence {
+  int32_t index;
+  int32_t query_start;     // the step's row that is its first
+  int32_t first_position;  // and that row's position
+  int32_t kv_length;
+  int32_t page_start;  // of its pages among the step's page ids
+};
+
 // Packed rows: query heads that share a KV head are rows of one matrix. Packed row i of a sequence
 // and KV head h is query head h * group + i % group of the sequence's row i / group in the step.
 //
 // The work of one thread block at a time, for each KV head once.
 struct AttentionItem {
-  int32_t sequence;
+  AttentionSequence sequence;
   int32_t first_row;    // packed row of the sequence
   int16_t num_rows;     // packed rows, 1 to tile_rows
   int16_t tile_rows;    // 16, 64 or 128; changes no bit of a row
@@ -32,7 +41,7 @@ struct AttentionItem {
 // Rows whose splits are items of their own, to be merged when all items are done. Split s of the
 // i-th row has its partial result at partial_row + s * split_stride + i.
 struct AttentionCombine {
-  int32_t sequence;
+  AttentionSequence sequence;
   int32_t first_row;
   int32_t num_rows;  // at most kAttentionCombineRows
   int32_t num_splits;
@@ -85,14 +94,14 @@ class AttentionPlan {
  private:
   // Up to tile_rows neighbouring packed rows of a sequence and all keys that any of them sees.
   struct Tile {
-    int32_t sequence;
+    AttentionSequence sequence;
     int32_t first_row;
     int num_rows;
     int tile_rows;
     int num_keys;
   };
 
-  void AddTiles(const SequenceBatch& batch, size_t sequence);
+  void AddTiles(const AttentionSequence& sequence, int num_positions);
   bool WantsParallelSplits(const Tile& tile, int64_t fair_cost) const;
   void AddWhole(const Tile& tile);
   void AddSplits(const Tile& tile);

@@ -39,17 +39,24 @@ struct Accumulators {
   }
 };
 
-// Caps and masks the scores of 16 rows with a page's keys from first_key on, where the launch and
-// the page ask for it.
-template <int kFragments>
+// Caps and masks the scores of rows [row, row + 16 kTiles) with a page's keys from first_key on,
+// where the launch and the page ask for it.
+template <int kTiles, int kFragments>
 __device__ __forceinline__ void FinishScores(const AttentionKernelParams& params,
                                              const BlockItem& item, int page, int row,
-                                             int first_key, float (&scores)[kFragments][4]) {
-  const int lane = FreshThread() % 32;
-  if (params.softcap_scale != 0.0f) CapScores(params.softcap_scale, scores);
+                                             int first_key,
+                                             float (&scores)[kTiles][kFragments][4]) {
+  if (params.softcap_scale != 0.0f) {
+    TESSERA_UNROLL
+    for (int i = 0; i < kTiles; ++i) CapScores(params.softcap_scale, scores[i]);
+  }
   if (!item.pages.NeedsMask(page)) return;
-  MaskScores(params, item.rows, row + lane / 4, page * kPageTokens + first_key + lane % 4 * 2,
-             scores);
+  const int lane = FreshThread() % 32;
+  TESSERA_UNROLL
+  for (int i = 0; i < kTiles; ++i) {
+    MaskScores(params, item, row + 16 * i + lane / 4, page * kPageTokens + first_key + lane % 4 * 2,
+               scores[i]);
+  }
 }
 
 // Warps divide the rows: each has 16 kWarpTiles of them, all keys and all columns.
@@ -74,10 +81,7 @@ struct WideRole {
                                                 const BlockItem& item, int page, char* shared,
                                                 const char* keys, float (&scores)[kTiles][8][4]) {
     ComputeScores<T, D, kRows>(shared, WarpRow(0), keys, 0, scores);
-    TESSERA_UNROLL
-    for (int i = 0; i < kTiles; ++i) {
-      FinishScores(params, item, page, WarpRow(i), 0, scores[i]);
-    }
+    FinishScores(params, item, page, WarpRow(0), 0, scores);
   }
 
   __device__ static __forceinline__ void Store(
@@ -114,7 +118,7 @@ struct NarrowRole {
     const int first_key = FreshThread() / 32 * 16;
     float part[1][2][4];
     ComputeScores<T, D, kRows>(shared, 0, keys, first_key, part);
-    FinishScores(params, item, page, 0, first_key, part[0]);
+    FinishScores(params, item, page, 0, first_key, part);
     auto* all = reinterpret_cast<float*>(shared + AttentionTile<D>::kScoreOffset);
     Exchange(part[0], all + FragmentOffset() + first_key, all + FragmentOffset(), scores[0]);
   }

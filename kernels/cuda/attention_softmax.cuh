@@ -30,17 +30,16 @@ __device__ __forceinline__ void CapScores(float softcap_scale, float (&scores)[k
 }
 
 // Hides from rows `row` and row + 8 of the item the keys that they do not see; first_key is the key
-// of the lane's first column. A row past the item's last, which nobody reads, is masked as that
-// one.
+// of the lane's first column.
 template <int kFragments>
 __device__ __forceinline__ void MaskScores(const AttentionKernelParams& params,
-                                           const AttentionRows& rows, int row, int first_key,
+                                           const BlockItem& item, int row, int first_key,
                                            float (&scores)[kFragments][4]) {
   TESSERA_UNROLL
   for (int i = 0; i < 2; ++i) {
-    const int position = rows.Position(min(row + 8 * i, rows.num_rows - 1), params.group);
-    const int begin = position - params.window + 1 - first_key;
-    const int end = min(rows.kv_length, position + params.look_ahead) - first_key;
+    const int position = item.positions[row + 8 * i] - first_key;
+    const int begin = position - params.window + 1;
+    const int end = min(item.rows.sequence.kv_length - first_key, position + params.look_ahead);
     TESSERA_UNROLL
     for (int j = 0; j < kFragments; ++j) {
       TESSERA_UNROLL
@@ -110,21 +109,18 @@ __device__ __forceinline__ void ScaleRows(const float (&factor)[2], float (&out)
   }
 }
 
-// How a part of a row enters the total of the parts before it. An empty part or total is left out,
-// not multiplied by 0 or 1 of its own making: it must change no bit.
+// How a part of a row enters the total of the parts before it. An empty part, whose maximum is
+// -infinity, leaves the total as it is, bit for bit: exp2(0) is 1. An empty total takes the part.
 struct RowMerge {
   float max;
   float total_factor;
   float part_factor;
 
   __device__ __forceinline__ RowMerge(float total_max, float total_sum, float part_max,
-                                      float part_sum) {
-    const bool part_is_empty = part_sum == 0.0f;
-    const bool total_is_empty = total_sum == 0.0f;
-    max = part_is_empty ? total_max : total_is_empty ? part_max : fmaxf(total_max, part_max);
-    total_factor = part_is_empty ? 1.0f : total_is_empty ? 0.0f : Exp2Approx(total_max - max);
-    part_factor = part_is_empty ? 0.0f : total_is_empty ? 1.0f : Exp2Approx(part_max - max);
-  }
+                                      float part_sum)
+      : max(fmaxf(total_max, part_max)),
+        total_factor(total_sum == 0.0f ? 0.0f : Exp2Approx(total_max - max)),
+        part_factor(part_sum == 0.0f ? 0.0f : Exp2Approx(part_max - max)) {}
 
   // Of sums and of outputs.
   __device__ __forceinline__ float operator()(float total, float part) const {

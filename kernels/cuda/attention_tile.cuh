@@ -5,7 +5,6 @@
 #include "kernels/cuda/attention_plan.h"
 #include "kernels/cuda/instr.h"
 #include "kernels/cuda/kv_page.h"
-#include "kernels/cuda/step_view.h"
 
 // The shapes that the parts of the attention kernel share (attention_kernel.cuh).
 //
@@ -18,6 +17,7 @@ namespace tessera::TESSERA_CUDA_NAMESPACE {
 inline constexpr int kAttentionThreads = 128;
 inline constexpr int kAttentionWarps = kAttentionThreads / 32;
 inline constexpr int kNarrowRows = 16;
+inline constexpr int kMaxTileRows = 128;
 inline constexpr int kPagesPerSplit = kAttentionSplitTokens / kPageTokens;
 inline constexpr float kMinusInfinity = -__builtin_inff();
 
@@ -73,10 +73,11 @@ struct AttentionKernelParams {
   void* out;
   float* lse;  // may be null
   const void* pages;
-  StepView step;
+  const int32_t* page_ids;
   const AttentionPlanHeader* plan;
-  uint32_t* counters;     // [2], zero between launches: items handed out, blocks that ended
-  float* scratch;         // [blocks][kScratchFloats]
+  uint32_t* counters;  // [2], zero between launches: items handed out after the first round, blocks
+                       // that ended
+  float* scratch;      // [blocks][kScratchFloats]
   float2* partial_stats;  // [num_kv_heads][num_partial_rows]: maximum (times scale_log2), sum
   float* partial_out;     // [num_kv_heads][num_partial_rows][D], not normalised
   int num_heads;
@@ -90,38 +91,22 @@ struct AttentionKernelParams {
 
 // Packed rows of one sequence and KV head.
 struct AttentionRows {
+  AttentionSequence sequence;
   int kv_head;
-  int first_row;  // packed row of the sequence
+  int first_row;
   int num_rows;
-  int query_start;     // the step's row that is the sequence's first
-  int first_position;  // and its position
-  int kv_length;
-  const int32_t* page_ids;
 
   __device__ int Position(int row, int group) const {
-    return first_position + (first_row + row) / group;
+    return sequence.first_position + (first_row + row) / group;
   }
   // The index of a row's query and output among [num_rows of the step][num_heads].
   __device__ int64_t OutputRow(int row, int group, int num_heads) const {
     const int packed = first_row + row;
     const int position = packed / group;
-    return int64_t{query_start + position} * num_heads + kv_head * group +
+    return int64_t{sequence.query_start + position} * num_heads + kv_head * group +
            (packed - position * group);
   }
 };
-
-__device__ inline AttentionRows ReadRows(const StepView& step, int sequence, int first_row,
-                                         int num_rows, int kv_head) {
-  const int query_start = step.query_starts[sequence];
-  const int kv_length = step.kv_lengths[sequence];
-  return {.kv_head = kv_head,
-          .first_row = first_row,
-          .num_rows = num_rows,
-          .query_start = query_start,
-          .first_position = kv_length - (step.query_starts[sequence + 1] - query_start),
-          .kv_length = kv_length,
-          .page_ids = step.page_ids + step.page_starts[sequence]};
-}
 
 // Pages of which some row of an item may see a key, and those of which all rows see all keys.
 struct PageRange {
@@ -139,7 +124,7 @@ __device__ inline PageRange VisiblePages(const AttentionKernelParams& params,
                                          const AttentionRows& rows, int split) {
   const int first = rows.Position(0, params.group);
   const int last = rows.Position(rows.num_rows - 1, params.group);
-  const int end_key = min(rows.kv_length, last + params.look_ahead);
+  const int end_key = min(rows.sequence.kv_length, last + params.look_ahead);
   PageRange pages;
   pages.begin = max(0, first - params.window + 1) / kPageTokens;
   pages.end = (max(0, end_key) + kPageTokens - 1) / kPageTokens;
@@ -148,7 +133,8 @@ __device__ inline PageRange VisiblePages(const AttentionKernelParams& params,
     pages.end = min(pages.end, (split + 1) * kPagesPerSplit);
   }
   pages.unmasked_begin = (max(0, last - params.window + 1) + kPageTokens - 1) / kPageTokens;
-  pages.unmasked_end = max(0, min(rows.kv_length, first + params.look_ahead)) / kPageTokens;
+  pages.unmasked_end =
+      max(0, min(rows.sequence.kv_length, first + params.look_ahead)) / kPageTokens;
   return pages;
 }
 
@@ -156,10 +142,13 @@ __device__ inline PageRange VisiblePages(const AttentionKernelParams& params,
 struct BlockItem {
   AttentionRows rows;
   PageRange pages;
+  const int32_t* page_ids;
   const void* head;  // the KV head's keys in page 0
+  bool is_first;     // the block has had no item yet
   int tile_rows;     // 0: there is no more work
   int split;
   int partial_row;
+  int positions[kMaxTileRows];  // of rows; past the item's last row, of that one
 
   __device__ bool merges_splits() const { return split == AttentionItem::kAllSplits; }
 };

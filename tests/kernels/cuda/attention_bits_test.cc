@@ -70,6 +70,7 @@ void EveryPlan(const AttentionSetting& setting, Checker& checker) {
       {.num_blocks = 2, .max_partial_rows = 0},    // every item merges its own splits
       {.num_blocks = 64, .max_partial_rows = 10},  // room for one tile's
       {.max_tile_rows = 64},
+      {.num_blocks = 3, .num_launches = 3},
   };
   for (size_t i = 0; i < plans.size(); ++i) {
     checker.Expect(cache.Attend(step, plans[i]).SameBits(expected),
@@ -127,6 +128,21 @@ void GarbageInUnusedSlots(const AttentionSetting& setting, Checker& checker) {
   }
 }
 
+// A row whose query is NaN, in the same tile.
+void BrokenNeighbours(const AttentionSetting& setting, Checker& checker) {
+  const std::vector<StepRange> step = {{0, 90, 40}, {1, 1030, 9}, {2, 12, 2}};
+  AttentionCache cache(setting, LengthsFor(step), 9);
+  const AttentionResult expected = cache.Attend(step);
+  cache.PoisonQuery(0, 60, 0x7FFF);
+  cache.PoisonQuery(1, 1025, 0x7FFF);
+  const AttentionResult poisoned = cache.Attend(step);
+  for (int row = 0; row < 51; ++row) {
+    const bool broken = row == 10 || row == 44;  // 60 - 50, and 40 + 1025 - 1021
+    checker.Expect(poisoned.SameBits(row, 1, expected, row) != broken,
+                   "row " + std::to_string(row) + (broken ? " hides its NaN" : " is changed"));
+  }
+}
+
 #ifdef TESSERA_SIMT
 void EveryLaneOrder(const AttentionSetting& setting, Checker& checker) {
   const std::vector<StepRange> step = MixedStep();
@@ -152,6 +168,7 @@ constexpr Test kTests[] = {
     {"every chunking", [](const AttentionSetting& s, Checker& c) { EveryChunking(s, c); }},
     {"decode as prefill", [](const AttentionSetting& s, Checker& c) { DecodeAsPrefill(s, c); }},
     {"garbage in unused slots", GarbageInUnusedSlots},
+    {"broken neighbours", BrokenNeighbours},
 #ifdef TESSERA_SIMT
     {"every lane order", EveryLaneOrder},
 #endif

@@ -16,7 +16,7 @@ namespace tessera::conformance {
 namespace {
 
 struct RandomBatch {
-  std::vector<int32_t> query_starts = {0}, kv_lengths;
+  std::vector<int32_t> query_starts = {0}, kv_lengths, page_starts = {0};
 
   RandomBatch(std::mt19937& random, int max_length) {
     const int num_sequences = static_cast<int>(random() % 6);
@@ -25,9 +25,10 @@ struct RandomBatch {
       const int rows = random() % 2 == 0 ? 1 : 1 + static_cast<int>(random()) % length;
       query_starts.push_back(query_starts.back() + std::clamp(rows, 1, length));
       kv_lengths.push_back(length);
+      page_starts.push_back(page_starts.back() + (length + kPageTokens - 1) / kPageTokens);
     }
   }
-  SequenceBatch batch() const { return {query_starts, kv_lengths, {}, {}}; }
+  SequenceBatch batch() const { return {query_starts, kv_lengths, page_starts, {}}; }
 };
 
 using Row = std::tuple<int, int, int>;  // sequence, packed row, split
@@ -52,12 +53,13 @@ struct Coverage {
       for (int row = 0; row < item.num_rows; ++row) {
         const int packed = item.first_row + row;
         if (item.split != cuda::AttentionItem::kAllSplits) {
-          ++visits[{item.sequence, packed, item.split}];
-          partials[{item.sequence, packed, item.split}] = item.partial_row + row;
+          ++visits[{item.sequence.index, packed, item.split}];
+          partials[{item.sequence.index, packed, item.split}] = item.partial_row + row;
           continue;
         }
-        const int num_splits = NumSplits(random, options, item.sequence, packed);
-        for (int split = 0; split < num_splits; ++split) ++visits[{item.sequence, packed, split}];
+        const int num_splits = NumSplits(random, options, item.sequence.index, packed);
+        for (int split = 0; split < num_splits; ++split)
+          ++visits[{item.sequence.index, packed, split}];
       }
     }
   }
@@ -89,7 +91,7 @@ void CheckCombines(const cuda::AttentionPlan& plan, const Coverage& coverage, Ch
       const int split = i / combine.num_rows;
       const int place = combine.partial_row + split * combine.split_stride + row;
       const auto partial =
-          coverage.partials.find({combine.sequence, combine.first_row + row, split});
+          coverage.partials.find({combine.sequence.index, combine.first_row + row, split});
       checker.Expect(partial != coverage.partials.end() && partial->second == place,
                      "a combine reads what no item wrote");
       ++readers[static_cast<size_t>(place)];
@@ -142,14 +144,15 @@ void MixedStepIsBalanced(Checker& checker) {
     kv_lengths.push_back(2048);
   }
   cuda::AttentionPlan plan;
-  plan.Build({query_starts, kv_lengths, {}, {}}, {.group = 4,
-                                                  .num_kv_heads = 8,
-                                                  .max_tile_rows = 128,
-                                                  .num_blocks = 264,
-                                                  .max_partial_rows = 1 << 16});
+  const std::vector<int32_t> page_starts(66);
+  plan.Build({query_starts, kv_lengths, page_starts, {}}, {.group = 4,
+                                                           .num_kv_heads = 8,
+                                                           .max_tile_rows = 128,
+                                                           .num_blocks = 264,
+                                                           .max_partial_rows = 1 << 16});
   int64_t total = 0;
   for (const cuda::AttentionItem& item : plan.items()) total += item.cost;
-  checker.Expect(plan.items().front().sequence == 0, "the prompt's tiles do not come first");
+  checker.Expect(plan.items().front().sequence.index == 0, "the prompt's tiles do not come first");
   checker.Expect(plan.items().front().cost <= total * 8 / 264, "an item exceeds its fair share");
 }
 

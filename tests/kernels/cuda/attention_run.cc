@@ -237,6 +237,12 @@ std::vector<uint16_t> AttentionCache::PackPages(int num_pages, uint16_t garbage)
   return pages;
 }
 
+void AttentionCache::PoisonQuery(int sequence, int position, uint16_t bits) {
+  AttentionSequence& own = sequences_[static_cast<size_t>(sequence)];
+  const int64_t row_size = setting_.num_heads * setting_.head_dim;
+  std::fill_n(own.q_bits.begin() + position * row_size, row_size, bits);
+}
+
 AttentionResult AttentionCache::Attend(const std::vector<StepRange>& ranges,
                                        const PlanChoices& choices) const {
   const auto num_heads = static_cast<size_t>(setting_.num_heads);
@@ -260,8 +266,8 @@ AttentionResult AttentionCache::Attend(const std::vector<StepRange>& ranges,
   step.Upload();
   const auto num_rows = static_cast<size_t>(step.batch.num_rows());
   const cuda::DeviceArray<uint16_t> device_q(q);
-  const cuda::DeviceArray<uint16_t> out(std::vector<uint16_t>(num_rows * row_size, 0x7FFF));
-  const cuda::DeviceArray<float> lse(std::vector<float>(num_rows * num_heads, NAN));
+  const cuda::DeviceArray<uint16_t> out(num_rows * row_size);
+  const cuda::DeviceArray<float> lse(num_rows * num_heads);
   const KvSpec spec = {setting_.num_kv_heads, setting_.head_dim};
 
   cuda::AttentionPlan plan;
@@ -280,24 +286,29 @@ AttentionResult AttentionCache::Attend(const std::vector<StepRange>& ranges,
                                                  .max_partial_rows = choices.max_partial_rows};
   const cuda::DeviceMemory workspace = ZeroedMemory(cuda::AttentionWorkspaceBytes(limits));
   const cuda::Stream stream;
-  cuda::LaunchAttention(
-      stream, {.type = setting_.type,
-               .q = device_q.data(),
-               .q_stride = static_cast<int64_t>(q_stride),
-               .out = out.data(),
-               .lse = lse.data(),
-               .num_heads = setting_.num_heads,
-               .spec = spec,
-               .pages = pages_.data(),
-               .scale = setting_.scale(),
-               .softcap = setting_.softcap,
-               .window = setting_.window,
-               .causal = setting_.causal,
-               .step = step.view,
-               .plan = reinterpret_cast<const cuda::AttentionPlanHeader*>(device_plan.data()),
-               .combines = !plan.combines().empty(),
-               .workspace = workspace.data(),
-               .limits = limits});
+  const cuda::AttentionLaunch launch = {
+      .type = setting_.type,
+      .q = device_q.data(),
+      .q_stride = static_cast<int64_t>(q_stride),
+      .out = out.data(),
+      .lse = lse.data(),
+      .num_heads = setting_.num_heads,
+      .spec = spec,
+      .pages = pages_.data(),
+      .scale = setting_.scale(),
+      .softcap = setting_.softcap,
+      .window = setting_.window,
+      .causal = setting_.causal,
+      .step = step.view,
+      .plan = reinterpret_cast<const cuda::AttentionPlanHeader*>(device_plan.data()),
+      .combines = !plan.combines().empty(),
+      .workspace = workspace.data(),
+      .limits = limits};
+  for (int i = 0; i < choices.num_launches; ++i) {
+    cuda::FillAsync(out.data(), 0xFF, out.size() * sizeof(uint16_t), stream);
+    cuda::FillAsync(lse.data(), 0xFF, lse.size() * sizeof(float), stream);
+    cuda::LaunchAttention(stream, launch);
+  }
   stream.Synchronize();
   return {num_heads, head_dim, out.ToHost(), lse.ToHost()};
 }

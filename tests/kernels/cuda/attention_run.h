@@ -48,7 +48,8 @@ struct StepRange {
 struct PlanChoices {
   int num_blocks = 4;
   int max_partial_rows = 4096;
-  int max_tile_rows = 0;  // 0: the kernel's own; 64
+  int max_tile_rows = 0;  // 0: the kernel's own
+  int num_launches = 1;   // one after another, in the same workspace
 };
 
 // One sequence by position, rounded to the setting's type.
@@ -81,6 +82,9 @@ class AttentionCache {
 
   const AttentionSetting& setting() const { return setting_; }
   const AttentionSequence& sequence(int i) const { return sequences_[static_cast<size_t>(i)]; }
+
+  // All heads' queries of the position become `bits`.
+  void PoisonQuery(int sequence, int position, uint16_t bits);
 
   AttentionResult Attend(const std::vector<StepRange>& step,
                          const PlanChoices& choices = PlanChoices()) const;
