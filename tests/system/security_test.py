@@ -3,6 +3,7 @@
 clients (grpcio, tessera, raw sockets)."""
 
 import hashlib
+import json
 import os
 import pathlib
 import resource
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -332,6 +334,50 @@ class HostileClientsTest(unittest.TestCase):
                 except grpc.RpcError:
                     self.assertLess(time.monotonic(), deadline)
 
+    def test_descriptors_run_out(self):
+        pid = self.daemon.process.pid
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        self.assert_serves()
+        num_open = len(os.listdir(f"/proc/{pid}/fd"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (num_open + 10, hard))
+        connections = [socket.create_connection(self.address, 10) for _ in range(100)]
+        self.assert_serves()
+        for connection in connections:
+            connection.close()
+        with grpc.insecure_channel(self.daemon.target) as channel:  # its listener still accepts
+            generation_pb2_grpc.GenerationServiceStub(channel).Generate(one(), timeout=30,
+                                                                        wait_for_ready=True)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+
+    def test_a_good_client_beside_a_flood(self):
+        def good_client():
+            report = json.loads(tessera("bench", "--target", self.daemon.target, "--concurrency", 1,
+                                        "--num-requests", 4, "--input-len", 20, "--output-len", 200,
+                                        "--json").stdout)
+            self.assertEqual(report["num_failed"], 0, report["statuses"])
+            return report["itl_ms"]["p99"]
+
+        alone = good_client()
+        stop = threading.Event()
+
+        def flood():
+            with grpc.insecure_channel(self.daemon.target) as channel:
+                call = generation_pb2_grpc.GenerationServiceStub(channel).Generate
+                while not stop.is_set():
+                    for future in [call.future(request([], 1), timeout=30) for _ in range(50)]:
+                        assert future.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+        idle = [socket.create_connection(self.address, 10) for _ in range(300)]
+        attacker = threading.Thread(target=flood)
+        attacker.start()
+        beside = good_client()
+        stop.set()
+        attacker.join()
+        for connection in idle:
+            connection.close()
+        print(f"inter-token p99 of a good client: {alone:.1f} ms alone, {beside:.1f} ms beside bad "
+              f"requests and idle connections, {beside / alone:.1f} times")
+
     def test_a_client_that_speaks_too_slowly(self):
         connection = socket.create_connection(self.address, 10)
         connection.sendall(b"PRI * HTT")
@@ -342,8 +388,10 @@ class HostileClientsTest(unittest.TestCase):
         self.assert_serves()
 
     def test_metadata_that_is_too_large(self):
-        with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED):
-            self.daemon.generate(one(), metadata=(("x-big", "a" * 100_000),))
+        with grpc.insecure_channel(self.daemon.target) as channel:  # which it may lose
+            generation = generation_pb2_grpc.GenerationServiceStub(channel)
+            with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED):
+                generation.Generate(one(), timeout=10, metadata=(("x-big", "a" * 100_000),))
         self.assert_serves()
 
     def test_a_flood_of_requests(self):
