@@ -102,17 +102,20 @@ void EveryChunking(AttentionSetting setting, Checker& checker) {
   }
 }
 
-// A prompt's last rows, their keys cut by the split at 1,024 or not yet, beside the same rows one
-// by one, as decoding has them: narrow items, a split each, combined afterwards.
+// A prompt's last rows, whose blocks merge their own splits, beside the same rows one by one, as
+// decoding has them: items of 16 rows, one for each split, combined afterwards. First just past a
+// split, then with three of them.
 void DecodeAsPrefill(AttentionSetting setting, Checker& checker) {
   setting.causal = true;
-  constexpr int kLength = 1029;
   constexpr int kRows = 45;
-  const AttentionCache cache(setting, {kLength}, 6);
-  const AttentionResult prefill = cache.Attend({{0, kLength, kRows}});
-  for (const int back : {1, 2, 4, 5, 6, 7, 40}) {
-    checker.Expect(cache.Attend({{0, kLength - back + 1, 1}}).SameBits(0, 1, prefill, kRows - back),
-                   "the row at " + std::to_string(kLength - back) + " differs as a decode row");
+  for (const int length : {1029, 2700}) {
+    const AttentionCache cache(setting, {length}, 6);
+    const AttentionResult prefill = cache.Attend({{0, length, kRows}}, {.max_partial_rows = 0});
+    for (const int back : {1, 2, 4, 5, 6, 7, 40}) {
+      checker.Expect(
+          cache.Attend({{0, length - back + 1, 1}}).SameBits(0, 1, prefill, kRows - back),
+          "the row at " + std::to_string(length - back) + " differs as a decode row");
+    }
   }
 }
 
