@@ -31,11 +31,12 @@ __device__ __forceinline__ void AttendPages(
     Accumulators<Role::kTiles, Role::kFragments>& accumulators) {
   using T = typename Role::Element;
   constexpr int D = Role::kHeadDim;
+  accumulators.Reset();
+  if (item.pages.begin >= item.pages.end) return;
   char* shared = DynamicShared<char>();
   LoadQueries<T, D, Role::kRows>(params, item.rows, shared);
   KeyValueRing<T, D, Role::kStages> ring(params, item, shared + Role::kRingOffset);
   ring.Start();
-  accumulators.Reset();
   for (int page = item.pages.begin; page < item.pages.end;) {
     do {
       AttendPage<Role>(params, item, page, ring, accumulators);

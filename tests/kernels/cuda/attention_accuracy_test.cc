@@ -43,7 +43,7 @@ std::vector<Batch> ShortBatches() {
       {"a chunk in mid-sequence", {{0, 230, 37}, {1, 131, 5}}},
       {"chunks and decode rows", {{0, 9, 1}, {1, 100, 60}, {2, 190, 1}, {3, 77, 2}, {4, 40, 40}}},
       {"speculated rows", {{0, 70, 4}, {1, 133, 5}, {2, 8, 8}}},
-      {"rows before the sequence", {{0, 3, 7}, {1, 0, 2}, {2, 66, 1}}},
+      {"rows before the sequence", {{0, 3, 7}, {1, 0, 2}, {2, 66, 1}, {3, 0, 70}, {4, 10, 150}}},
   };
 }
 
