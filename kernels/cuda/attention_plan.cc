@@ -86,7 +86,8 @@ void AttentionPlan::AddTiles(const AttentionSequence& sequence, int num_position
 bool AttentionPlan::WantsParallelSplits(const Tile& tile, int64_t fair_cost) const {
   const int num_splits = NumSplits(tile.num_keys);
   if (num_splits == 1) return false;
-  const int64_t partial_rows = int64_t{header_.num_partial_rows} + num_splits * tile.num_rows;
+  const int64_t partial_rows =
+      int64_t{header_.num_partial_rows} + int64_t{num_splits} * tile.num_rows;
   if (partial_rows > options_.max_partial_rows) return false;
   return tile.tile_rows == 16 || Cost(tile.tile_rows, tile.num_keys) > fair_cost;
 }

@@ -61,10 +61,10 @@ void FillRows(const SequenceBatch& batch, int num_rows, int32_t* sequences, int3
 
 size_t PackedStepBytes(const StepRows& step, int num_padding_rows) {
   const SequenceBatch& batch = *step.batch;
-  const auto num_rows = static_cast<size_t>(batch.num_rows() + num_padding_rows);
+  const int num_rows = batch.num_rows() + num_padding_rows;
   return ArrayBytes(batch.query_starts.size()) + ArrayBytes(batch.kv_lengths.size()) +
          ArrayBytes(batch.page_starts.size()) + ArrayBytes(batch.page_ids.size()) +
-         3 * ArrayBytes(num_rows) + ArrayBytes(step.selected.size());
+         3 * ArrayBytes(static_cast<size_t>(num_rows)) + ArrayBytes(step.selected.size());
 }
 
 StepView PackStep(const StepRows& step, int num_padding_rows, void* host, const void* device) {

@@ -123,8 +123,8 @@ ExactScores ScoresOf(const AttentionSetting& setting, const AttentionSequence& s
     const double cap = setting.softcap;
     exact.scores.push_back(cap == 0 ? score : cap * std::tanh(score / cap));
   }
-  exact.error =
-      largest * (setting.head_dim / 16 * 2 + 8) * 0x1p-23 + double{setting.softcap} * 0x1p-20;
+  const int num_roundings = setting.head_dim / 16 * 2 + 8;
+  exact.error = largest * num_roundings * 0x1p-23 + double{setting.softcap} * 0x1p-20;
   return exact;
 }
 
@@ -239,7 +239,7 @@ std::vector<uint16_t> AttentionCache::PackPages(int num_pages, uint16_t garbage)
 
 void AttentionCache::PoisonQuery(int sequence, int position, uint16_t bits) {
   AttentionSequence& own = sequences_[static_cast<size_t>(sequence)];
-  const int64_t row_size = setting_.num_heads * setting_.head_dim;
+  const int64_t row_size = int64_t{setting_.num_heads} * setting_.head_dim;
   std::fill_n(own.q_bits.begin() + position * row_size, row_size, bits);
 }
 
@@ -345,7 +345,8 @@ void AttentionCache::Check(const std::vector<StepRange>& ranges, const Attention
     for (int i = 0; i < num_pairs; ++i) {
       if (i % stride != 0 && i != num_pairs - 1) continue;
       const int row = i / setting_.num_heads;
-      const auto index = static_cast<size_t>(first_row * setting_.num_heads + i);
+      const size_t index =
+          static_cast<size_t>(first_row) * result.num_heads + static_cast<size_t>(i);
       CheckRow(range, range.end - range.count + row, i % setting_.num_heads,
                &result.out[index * result.head_dim], result.lse[index], checker);
     }

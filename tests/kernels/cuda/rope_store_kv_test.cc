@@ -25,6 +25,8 @@ struct Shape {
   bool normalises = false;
 
   int num_units() const { return num_heads + 2 * num_kv_heads; }
+  size_t dim() const { return static_cast<size_t>(head_dim); }
+  size_t row_size() const { return static_cast<size_t>(num_units()) * dim(); }
   KvSpec spec() const { return {num_kv_heads, head_dim}; }
   std::string name() const {
     return std::string(type == DType::kBf16 ? "bf16 " : "fp16 ") + std::to_string(num_heads) + "/" +
@@ -124,7 +126,7 @@ Result Run(const Shape& shape, const Rows& rows, const Tables& tables,
 }
 
 std::vector<uint16_t> RandomQkv(const Shape& shape, int num_rows, uint32_t seed) {
-  const auto size = static_cast<size_t>(num_rows * shape.num_units() * shape.head_dim);
+  const size_t size = static_cast<size_t>(num_rows) * shape.row_size();
   std::vector<uint16_t> bits;
   for (const float value : RandomFloats(size, seed)) bits.push_back(ToBits(shape.type, value));
   return bits;
@@ -166,8 +168,8 @@ void ExpectNear(const Shape& shape, const std::vector<double>& exact, const uint
   for (const double value : exact) largest = std::max(largest, std::fabs(value));
   for (size_t d = 0; d < exact.size(); ++d) {
     const double actual = FromBits(shape.type, bits[d]);
-    const double tolerance =
-        u * std::fabs(exact[d]) + largest * (shape.head_dim / 16 + 16) * 0x1p-23 + 0x1p-24;
+    const int num_roundings = shape.head_dim / 16 + 16;
+    const double tolerance = u * std::fabs(exact[d]) + largest * num_roundings * 0x1p-23 + 0x1p-24;
     checker.Expect(std::fabs(actual - exact[d]) <= tolerance,
                    where + " dimension " + std::to_string(d) + ": " + std::to_string(actual) +
                        ", expected " + std::to_string(exact[d]));
@@ -178,10 +180,11 @@ const uint16_t* PageEntry(const Shape& shape, const Rows& rows, const Result& re
                           int position, int unit) {
   const cuda::KvPageLayout layout(shape.spec());
   const auto i = static_cast<size_t>(sequence);
-  const auto page = static_cast<size_t>(rows.page_starts[i] + position / kPageTokens);
+  const int page = rows.page_starts[i] + position / kPageTokens;
   const int head = (unit - shape.num_heads) % shape.num_kv_heads;
-  const int64_t offset = layout.KeyOffset(rows.page_ids[page], head, position % kPageTokens) +
-                         (unit >= shape.num_heads + shape.num_kv_heads ? layout.KeyElements() : 0);
+  const int64_t offset =
+      layout.KeyOffset(rows.page_ids[static_cast<size_t>(page)], head, position % kPageTokens) +
+      (unit >= shape.num_heads + shape.num_kv_heads ? layout.KeyElements() : 0);
   return result.pages.data() + offset;
 }
 
@@ -197,7 +200,8 @@ void MatchesFloat64(const Shape& shape, Checker& checker) {
     for (int row = rows.query_starts[i]; row < rows.query_starts[i + 1]; ++row) {
       const int position = rows.kv_lengths[i] - (rows.query_starts[i + 1] - row);
       for (int unit = 0; unit < shape.num_units(); ++unit) {
-        const size_t head = static_cast<size_t>(row * shape.num_units() + unit) * dim;
+        const size_t head =
+            static_cast<size_t>(row) * shape.row_size() + static_cast<size_t>(unit) * dim;
         const bool stored = unit >= shape.num_heads;
         num_stored += stored ? dim : 0;
         ExpectNear(
@@ -223,7 +227,7 @@ void SameBitsAlone(const Shape& shape, Checker& checker) {
   const std::vector<uint16_t> qkv = RandomQkv(shape, rows.num_rows(), 2);
   const Result together = Run(shape, rows, tables, qkv);
   Rows alone = {{0, 1}, {66}, {0, 2}, {7, 2}, std::vector<TokenId>(1), 0};
-  const auto row_size = static_cast<ptrdiff_t>(shape.num_units() * shape.head_dim);
+  const auto row_size = static_cast<ptrdiff_t>(shape.row_size());
   constexpr int kRow = 3;  // at position 65
   const std::vector<uint16_t> row(qkv.begin() + kRow * row_size,
                                   qkv.begin() + (kRow + 1) * row_size);
@@ -279,9 +283,9 @@ void CopiesPages(const Shape& shape, Checker& checker) {
   cuda::LaunchCopyPage(stream, shape.spec(), pages.data(), 2, 0, kTokens);
   stream.Synchronize();
   const std::vector<uint16_t> after = pages.ToHost();
-  const size_t tile = static_cast<size_t>(kPageTokens * shape.head_dim);
+  const size_t tile = kPageTokens * shape.dim();
   for (size_t i = 0; i < after.size(); ++i) {
-    const bool copied = i < page && i % tile < static_cast<size_t>(kTokens * shape.head_dim);
+    const bool copied = i < page && i % tile < kTokens * shape.dim();
     checker.ExpectEqual(int{after[i]}, int{before[copied ? i + 2 * page : i]}, "element",
                         static_cast<long>(i));
   }
