@@ -74,15 +74,18 @@ void CpuBackend::Free(void* data, size_t size_bytes) {
   }
 }
 
+// Of an empty buffer either address may be null.
 void CpuBackend::Upload(const void* host, size_t size_bytes, void* device) {
-  std::memcpy(device, host, size_bytes);
+  if (size_bytes > 0) std::memcpy(device, host, size_bytes);
 }
 
 void CpuBackend::Download(const void* device, size_t size_bytes, void* host) {
-  std::memcpy(host, device, size_bytes);
+  if (size_bytes > 0) std::memcpy(host, device, size_bytes);
 }
 
-void CpuBackend::Zero(void* device, size_t size_bytes) { std::memset(device, 0, size_bytes); }
+void CpuBackend::Zero(void* device, size_t size_bytes) {
+  if (size_bytes > 0) std::memset(device, 0, size_bytes);
+}
 
 std::unique_ptr<PackedWeight> CpuBackend::NewWeight(DType type, int64_t rows, int64_t cols) {
   return std::make_unique<CpuWeight>(type, rows, cols);

@@ -58,12 +58,14 @@ class ReferenceBackend : public Backend {
   void Synchronize() override {}
   size_t activation_bytes() const override { return sizeof(float); }
   void Upload(const void* host, size_t size_bytes, void* device) override {
-    std::memcpy(device, host, size_bytes);
+    if (size_bytes > 0) std::memcpy(device, host, size_bytes);
   }
   void Download(const void* device, size_t size_bytes, void* host) override {
-    std::memcpy(host, device, size_bytes);
+    if (size_bytes > 0) std::memcpy(host, device, size_bytes);
   }
-  void Zero(void* device, size_t size_bytes) override { std::memset(device, 0, size_bytes); }
+  void Zero(void* device, size_t size_bytes) override {
+    if (size_bytes > 0) std::memset(device, 0, size_bytes);
+  }
 
   std::unique_ptr<PackedWeight> NewWeight(DType type, int64_t rows, int64_t cols) override {
     return std::make_unique<ReferenceWeight>(type, rows, cols);
