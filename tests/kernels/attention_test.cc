@@ -18,6 +18,7 @@
 #include "kernels/cpu/kv_page.h"
 #include "kernels/cpu/rope_store_kv.h"
 #include "kernels/dequantize.h"
+#include "tests/support/noise.h"
 
 namespace tessera {
 namespace {
@@ -51,19 +52,6 @@ struct Sequence {
   std::vector<float> q;        // [length, num_heads, head_dim]
   std::vector<uint16_t> k, v;  // [length, num_kv_heads, head_dim]
   std::vector<int32_t> page_ids;
-};
-
-// Of zero mean and unit variance, and cheaper than a normal distribution.
-class Noise {
- public:
-  explicit Noise(uint32_t seed) : state_(seed) {}
-  float operator()() {
-    state_ = state_ * 1664525u + 1013904223u;
-    return (static_cast<float>(state_ >> 8) * 0x1p-23f - 1.0f) * 1.7320508f;
-  }
-
- private:
-  uint32_t state_;
 };
 
 // Sequences and the pages that hold their keys and values, scattered in a random order.

@@ -10,6 +10,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/half_bits.h"
 #include "kernels/cuda/kv_page.h"
+#include "tests/support/noise.h"
 
 namespace tessera::conformance {
 namespace {
@@ -23,19 +24,6 @@ float FromBits(DType type, uint16_t bits) {
 }
 
 double UnitRoundoff(DType type) { return type == DType::kBf16 ? 0x1p-8 : 0x1p-11; }
-
-// Of zero mean and unit variance.
-class Noise {
- public:
-  explicit Noise(uint32_t seed) : state_(seed) {}
-  float operator()() {
-    state_ = state_ * 1664525u + 1013904223u;
-    return (static_cast<float>(state_ >> 8) * 0x1p-23f - 1.0f) * 1.7320508f;
-  }
-
- private:
-  uint32_t state_;
-};
 
 void FillRandom(DType type, float size, size_t count, Noise& noise, std::vector<uint16_t>* bits,
                 std::vector<float>* values) {
