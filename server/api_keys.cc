@@ -9,6 +9,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -29,9 +30,8 @@ absl::Status Expected(const std::string& expected, const std::string& actual) {
 bool ParseDigest(const std::string& hex, std::array<uint8_t, 32>* digest) {
   const auto is_hex = [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); };
   if (hex.size() != 64 || !std::all_of(hex.begin(), hex.end(), is_hex)) return false;
-  for (size_t i = 0; i < digest->size(); ++i) {
-    (*digest)[i] = static_cast<uint8_t>(std::stoi(hex.substr(2 * i, 2), nullptr, 16));
-  }
+  const std::string bytes = absl::HexStringToBytes(hex);
+  std::copy(bytes.begin(), bytes.end(), digest->begin());
   return true;
 }
 

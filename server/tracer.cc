@@ -5,6 +5,7 @@
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "opentelemetry/proto/collector/trace/v1/trace_service.grpc.pb.h"
 #include "scheduler/clock.h"
 #include "server/log.h"
@@ -22,14 +23,6 @@ constexpr size_t kMaxSpansPerExport = 512;
 constexpr std::chrono::seconds kBatchTime{1};  // a batch waits so long to fill up
 constexpr std::chrono::seconds kExportTime{2};
 
-std::string FromHex(const std::string& hex) {
-  std::string bytes;
-  for (size_t i = 0; i + 1 < hex.size(); i += 2) {
-    bytes.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
-  }
-  return bytes;
-}
-
 std::string RandomSpanId() {
   const uint64_t bits = RandomBits64() | 1;  // never all zeros
   return std::string(reinterpret_cast<const char*>(&bits), sizeof bits);
@@ -43,9 +36,9 @@ void AddAttribute(const std::string& key, int64_t value, Span* span) {
 
 Span CallSpan(const RequestTrace& trace) {
   Span span;
-  span.set_trace_id(FromHex(trace.context.trace_id));
+  span.set_trace_id(absl::HexStringToBytes(trace.context.trace_id));
   span.set_span_id(RandomSpanId());
-  span.set_parent_span_id(FromHex(trace.context.parent_span_id));
+  span.set_parent_span_id(absl::HexStringToBytes(trace.context.parent_span_id));
   span.set_name("tessera.v1.GenerationService/" + trace.method);
   span.set_kind(Span::SPAN_KIND_SERVER);
   AddAttribute("rpc.grpc.status_code", static_cast<int>(trace.status.code()), &span);
