@@ -26,7 +26,7 @@ from harness import (BIN, Daemon, control_pb2, control_pb2_grpc, error_of,  # no
 WORK = tempfile.TemporaryDirectory(prefix="tessera-security-")
 FOLDER = pathlib.Path(WORK.name)
 MODEL = FOLDER / "tiny.gguf"
-subprocess.run([str(BIN / "make_tiny_model"), "--output", str(MODEL), "--max-context", "4096"],
+subprocess.run([str(BIN / "make_tiny_model"), "--output", str(MODEL), "--max-context", "65536"],
                check=True)
 
 
@@ -119,7 +119,7 @@ class KeysTest(unittest.TestCase):
         with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as errors:
             self.generate("alpha", one(n=3))
         self.assert_quota(errors[0], "concurrent_sequences: expected at most 2, got 3")
-        stream = self.daemon.generation.GenerateStream(one(3000, n=2), metadata=bearer("alpha"))
+        stream = self.daemon.generation.GenerateStream(one(60_000, n=2), metadata=bearer("alpha"))
         next(stream)
         with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED):
             self.generate("alpha")

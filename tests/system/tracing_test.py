@@ -50,7 +50,7 @@ class TracingTest(unittest.TestCase):
         self.folder = tempfile.TemporaryDirectory(prefix="tessera-tracing-")
         self.model = pathlib.Path(self.folder.name) / "tiny.gguf"
         subprocess.run([str(BIN / "make_tiny_model"), "--output", str(self.model), "--max-context",
-                        "4096"], check=True)
+                        "65536"], check=True)
         self.collector = Collector()
         self.daemon = Daemon("--otlp-endpoint", f"127.0.0.1:{self.collector.port}",
                              model=self.model)
@@ -100,7 +100,7 @@ class TracingTest(unittest.TestCase):
 
     def test_a_request_that_fails_says_so(self):
         with error_of(self, grpc.StatusCode.DEADLINE_EXCEEDED):
-            self.generate(3000, timeout=0.3)
+            self.generate(60_000, timeout=0.3)  # takes many seconds
         call = self.collector.wait_for(2)[0]
         self.assertEqual(call.status.code, call.status.STATUS_CODE_ERROR)
 
