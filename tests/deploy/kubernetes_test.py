@@ -4,18 +4,24 @@ kubernetes-validate has no schema of the custom resources (ServiceMonitor, Scale
 InferencePool); what they refer to is checked.
 """
 
+import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import unittest
+import urllib.error
 
+import grpc
 import kubernetes_validate
 import yaml
-from deploy_harness import BIN, DEPLOY, FLUSH_S, Daemon, request, samples, selectors, wait_until
+from deploy_harness import (BIN, DEPLOY, FLUSH_S, Daemon, error_of, generation_pb2_grpc, request,
+                            samples, selectors, wait_until)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 KUBERNETES = DEPLOY / "kubernetes"
-OVERLAYS = ("cpu", "gpu", "replicas")
+OVERLAYS = ("cpu", "gpu", "replicas", "tls")
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def render(overlay):
@@ -137,7 +143,7 @@ class AgainstTheDaemonTest(unittest.TestCase):
         ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
         self.assertEqual(flags["--listen"], f"0.0.0.0:{ports['grpc']}")
         self.assertEqual(flags["--metrics-listen"], f"0.0.0.0:{ports['metrics']}")
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        for probe in PROBES:
             self.assertEqual(self.container[probe]["grpc"]["port"], ports["grpc"])
 
     def test_variables_are_known(self):
@@ -149,7 +155,7 @@ class AgainstTheDaemonTest(unittest.TestCase):
 
     def test_probes_see_a_drain_and_do_not_kill_it(self):
         with Daemon(*self.flags()) as daemon:
-            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            for probe in PROBES:
                 self.assertEqual(self.health(daemon, probe), "SERVING")
             stream = daemon.generation.GenerateStream(request("a", 1900, ignore_eos=True, n=32))
             next(stream)
@@ -169,6 +175,70 @@ class AgainstTheDaemonTest(unittest.TestCase):
         self.assertIn(expected, exported)
         for query in (trigger["metadata"]["query"], adapter_rule["seriesQuery"]):
             self.assertEqual([name for name, _ in selectors(query)], [expected])
+
+
+class TlsOverlayTest(unittest.TestCase):
+    """Its probes and its certificate's place, tried on a daemon that serves TLS."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.objects = render("tls")
+        cls.pod = one(cls.objects, "Deployment")["spec"]["template"]["spec"]
+        (cls.container,) = cls.pod["containers"]
+        cls.folder = tempfile.TemporaryDirectory(prefix="tessera-tls-")
+        cls.certificate = pathlib.Path(cls.folder.name) / "tls.crt"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                        "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+                        "-addext", "subjectAltName=IP:127.0.0.1", "-keyout",
+                        cls.certificate.with_suffix(".key"), "-out", cls.certificate],
+                       check=True, capture_output=True)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def flags(self):
+        """What the container's variables say, with the secret's folder in this test's place."""
+        (mount,) = [m for m in self.container["volumeMounts"] if m["name"] == "tls"]
+        (volume,) = [v for v in self.pod["volumes"] if v["name"] == "tls"]
+        self.assertIn("secret", volume)
+        self.assertNotIn("subPath", mount)
+        for variable in self.container["env"]:
+            flag = "--" + variable["name"].removeprefix("TESSERA_").lower().replace("_", "-")
+            yield from (flag, self.folder.name + variable["value"].removeprefix(mount["mountPath"]))
+
+    def probe(self, daemon, name):
+        """The HTTP status that kubelet gets."""
+        self.assertNotIn("grpc", self.container[name])
+        get = self.container[name]["httpGet"]
+        self.assertEqual(get["port"], "metrics")
+        try:
+            daemon.http(get["path"])
+            return 200
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def test_probes_see_a_drain_and_do_not_kill_it(self):
+        credentials = grpc.ssl_channel_credentials(self.certificate.read_bytes())
+        with Daemon(*self.flags()) as daemon, \
+                grpc.secure_channel(daemon.target, credentials) as channel:
+            self.assertEqual([self.probe(daemon, name) for name in PROBES], [200] * 3)
+            with error_of(self, grpc.StatusCode.UNAVAILABLE):  # why they are not of type grpc
+                health_pb2_grpc.HealthStub(daemon.channel).Check(
+                    health_pb2.HealthCheckRequest(), timeout=10)
+            stream = generation_pb2_grpc.GenerationServiceStub(channel).GenerateStream(
+                request("a", 1900, ignore_eos=True, n=32))
+            next(stream)
+            daemon.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: self.probe(daemon, "readinessProbe") == 503, "the drain to show")
+            self.assertEqual(self.probe(daemon, "livenessProbe"), 200)
+            stream.cancel()
+
+    def test_services_do_not_promise_plaintext(self):
+        for service in (o for o in self.objects if o["kind"] == "Service"):
+            for port in service["spec"]["ports"]:
+                expected = "https" if port["name"] == "grpc" else "http"
+                self.assertEqual(port["appProtocol"], expected)
 
 
 class ExtrasTest(unittest.TestCase):
