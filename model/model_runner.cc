@@ -202,21 +202,52 @@ void ModelRunner::SelectRows(const StepInput& input) {
 
 void ModelRunner::SampleChunk(const StepInput& input, const SequenceBatch& batch, int first,
                               int count) {
+  float* logits = llama_.Logits(first, count);
+  const int end = first + count;
+  while (first < end) {
+    const int num_rows = NumSampledTogether(input.samples.subspan(first, end - first));
+    SampleRows(input, batch, logits, first, num_rows);
+    first += num_rows;
+    logits += int64_t{num_rows} * config_.vocab_size;
+  }
+}
+
+// Penalties of a draft's row count the drafts before it.
+int ModelRunner::NumSampledTogether(std::span<const SampleRequest> samples) const {
+  const auto waits = [this](const SampleRequest& request) {
+    return request.draft >= 0 && slots_.params(request.slot).has_penalties();
+  };
+  return static_cast<int>(std::find_if(samples.begin() + 1, samples.end(), waits) -
+                          samples.begin());
+}
+
+void ModelRunner::SampleRows(const StepInput& input, const SequenceBatch& batch, float* logits,
+                             int first, int count) {
   for (int i = 0; i < count; ++i) {
     sample_rows_[i] = MakeSampleRow(input.samples[first + i]);
     sample_results_[i] = {
         .logprobs =
             std::span(chunk_logprobs_).subspan(size_t{kLogprobsPerRow} * i, kLogprobsPerRow)};
   }
-  backend_->Sample(llama_.Logits(first, count), config_.vocab_size,
-                   std::span(sample_rows_).first(count), std::span(sample_results_).first(count));
+  backend_->Sample(logits, config_.vocab_size, std::span(sample_rows_).first(count),
+                   std::span(sample_results_).first(count));
   backend_->Synchronize();
   for (int i = 0; i < count; ++i) {
     const SampleRequest& request = input.samples[first + i];
+    if (IsRejected(request, first + i)) {
+      sampled_[first + i] = {.token = -1, .status = TokenStatus::kRejected, .logprobs = {}};
+      continue;
+    }
     const bool is_faulty =
         cache_.IsFaulty(batch, selected_sequences_[first + i], request.position - 1);
     StoreResult(request, is_faulty, sample_results_[i], first + i);
   }
+}
+
+bool ModelRunner::IsRejected(const SampleRequest& request, int index) const {
+  if (request.draft < 0) return false;
+  const SampledToken& before = sampled_[index - 1];
+  return before.status != TokenStatus::kOk || before.token != request.draft;
 }
 
 SampleRow ModelRunner::MakeSampleRow(const SampleRequest& request) const {

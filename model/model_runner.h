@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -59,6 +60,10 @@ class ModelRunner final : public Executor {
   void CheckInput(const StepInput& input) const;
   void SelectRows(const StepInput& input);
   void SampleChunk(const StepInput& input, const SequenceBatch& batch, int first, int count);
+  int NumSampledTogether(std::span<const SampleRequest> samples) const;
+  void SampleRows(const StepInput& input, const SequenceBatch& batch, float* logits, int first,
+                  int count);
+  bool IsRejected(const SampleRequest& request, int index) const;
   SampleRow MakeSampleRow(const SampleRequest& request) const;
   void StoreResult(const SampleRequest& request, bool is_faulty, const SampleResult& result,
                    int index);

@@ -29,21 +29,24 @@ struct PageCopy {
   int32_t num_tokens = 0;
 };
 
-// A row whose logits are wanted. In row order.
+// A row whose logits are wanted. In row order. One with a draft counts only if the sample before it
+// chose that very token; else its result, and so that of every draft after it, is kRejected.
 struct SampleRequest {
   int32_t row = 0;
   int32_t slot = 0;
   int32_t position = 0;             // of the token to choose: the row's own position + 1
   TokenId forced = -1;              // >= 0: score this prompt token instead of choosing
+  TokenId draft = -1;               // >= 0: the row's own token, a guess at what comes before
   std::span<const TokenId> banned;  // before min_tokens: EOS and stop ids
   int16_t num_logprobs = 0;
   bool wants_logprob = false;
 };
 
 // One step over a ragged batch. Sequence i owns rows [query_starts[i], query_starts[i + 1]); there
-// is no prefill and no decode here: a sequence brings 1..n new tokens and attends to everything
-// before. A forked sequence (n > 1) whose parent's last row it needs simply appears in `samples`
-// with that row and its own slot. Owned by the StepBuilder until its next Build.
+// is no prefill and no decode here: a sequence brings 1..n new tokens, the last of which may be
+// drafts, and attends to everything before. A forked sequence (n > 1) whose parent's last row it
+// needs simply appears in `samples` with that row and its own slot. Owned by the StepBuilder until
+// its next Build.
 struct StepInput {
   std::span<const TokenId> tokens;        // [num_rows]
   std::span<const int32_t> query_starts;  // [num_sequences + 1]
@@ -56,7 +59,7 @@ struct StepInput {
   std::span<const SampleRequest> samples;
 };
 
-enum class TokenStatus : uint8_t { kOk, kNonFiniteLogits, kNoTokenLeft };
+enum class TokenStatus : uint8_t { kOk, kNonFiniteLogits, kNoTokenLeft, kRejected };
 
 struct ScoredToken {
   TokenId token = 0;

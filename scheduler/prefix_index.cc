@@ -4,22 +4,16 @@
 #include <bit>
 
 #include "base/check.h"
+#include "scheduler/token_hash.h"
 
 namespace tessera {
 namespace {
 
 constexpr int kMaxPartialCandidates = 16;
 
-// The finalizer of MurmurHash3. Speed matters here, quality hardly: hits are verified.
-uint64_t Mix(uint64_t hash, uint64_t value) {
-  uint64_t x = (hash ^ value) * 0xFF51AFD7ED558CCDu;
-  x = (x ^ (x >> 33)) * 0xC4CEB9FE1A85EC53u;
-  return x ^ (x >> 33);
-}
-
 uint64_t HashOf(uint64_t salt, PageId parent, std::span<const TokenId> tokens) {
-  uint64_t hash = Mix(salt, static_cast<uint64_t>(parent));
-  for (const TokenId token : tokens) hash = Mix(hash, static_cast<uint64_t>(token));
+  uint64_t hash = MixHash(salt, static_cast<uint64_t>(parent));
+  for (const TokenId token : tokens) hash = MixHash(hash, static_cast<uint64_t>(token));
   return hash;
 }
 

@@ -29,6 +29,7 @@ struct SchedulerOptions {
   // Rows of one prompt a step while others want some; 0: half of what decoding leaves.
   int max_prefill_chunk = 0;
   TimeNs target_step_time = 0;   // of steps that also decode (see LimitPrefillRows); 0: none
+  int max_draft_tokens = 0;      // guessed ahead in a step for a sequence; 0: no speculation
   int max_partial_prefills = 4;  // prompts that may be half computed at once
   int max_bypasses = 8;          // admissions past a request that does not fit yet
   int max_preemptions = 3;       // of one sequence, then it gives way only to older such ones
@@ -53,6 +54,8 @@ struct SchedulerStats {
   int64_t prefix_hit_tokens = 0;
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;
+  int64_t draft_tokens = 0;           // guesses that got a row
+  int64_t accepted_draft_tokens = 0;  // and were right
 };
 
 struct SchedulerSnapshot {
@@ -183,11 +186,20 @@ class Scheduler {
   using Samples = std::span<const SampledToken>;
   void CommitSequence(const PlannedSequence& planned, Samples samples, TimeNs now,
                       std::vector<TokenEvent>* events);
+  void AcceptChoices(const PlannedSequence& planned, Samples choices, TimeNs now,
+                     std::vector<TokenEvent>* events);
   void KeepPromptScores(const PlannedSequence& planned, Samples scores);
   void PublishPages(Sequence* sequence);
   void Fork(Sequence* sequence);
   void AcceptSample(Sequence* sequence, const SampledToken& sample, TimeNs now,
                     std::vector<TokenEvent>* events);
+
+  // scheduler_draft.cc: speculation.
+  void PlanDrafts();
+  static bool IsDecode(const PlannedSequence& planned);
+  void Draft(const StepWork& work, int num_decodes, PlannedSequence* planned);
+  float LeastChance(const StepWork& work, int num_decodes, const Sequence& sequence) const;
+  int NumDrafts(const Sequence& sequence, float least_chance) const;
 
   // scheduler_explain.cc
   SequenceSnapshot Describe(const Sequence& sequence, TimeNs now) const;

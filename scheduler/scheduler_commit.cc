@@ -7,6 +7,8 @@
 namespace tessera {
 namespace {
 
+constexpr float kHitRateStep = 0.125f;  // weight of the latest prediction
+
 FinishReason ReasonToEnd(const Sequence& sequence) {
   const RequestState& owner = *sequence.owner;
   const bool may_stop = sequence.num_outputs() > owner.request.min_tokens;
@@ -27,6 +29,13 @@ bool IsNonFinite(const SampledToken& sample) {
   return sample.status == TokenStatus::kNonFiniteLogits;
 }
 
+void JudgePrediction(TokenId chosen, Sequence* sequence) {
+  if (sequence->predicted < 0) return;
+  const float hit = sequence->predicted == chosen ? 1.0f : 0.0f;
+  sequence->hit_rate += (hit - sequence->hit_rate) * kHitRateStep;
+  sequence->predicted = -1;
+}
+
 }  // namespace
 
 void Scheduler::Commit(const StepResult& result, TimeNs now, std::vector<TokenEvent>* events) {
@@ -37,7 +46,7 @@ void Scheduler::Commit(const StepResult& result, TimeNs now, std::vector<TokenEv
   cache_.ReleaseCopySources();
   Samples samples = result.tokens;
   for (const PlannedSequence& planned : plan_.sequences) {
-    const size_t num_samples = planned.num_scored + planned.num_samples;
+    const size_t num_samples = planned.num_scored + planned.num_samples + planned.num_drafts;
     CommitSequence(planned, samples.first(num_samples), now, events);
     samples = samples.subspan(num_samples);
   }
@@ -50,6 +59,7 @@ void Scheduler::CommitSequence(const PlannedSequence& planned, Samples samples, 
   sequence->committed = sequence->scheduled;
   const Samples scores = samples.first(planned.num_scored);
   const Samples choices = samples.subspan(planned.num_scored);
+  samples = samples.first(planned.num_scored + planned.num_samples);
   if (std::ranges::any_of(scores, IsNonFinite) && sequence->state != SequenceState::kRetiring) {
     EndAll(sequence->owner, FinishReason::kNonFinite, now, events);
     return;
@@ -63,12 +73,32 @@ void Scheduler::CommitSequence(const PlannedSequence& planned, Samples samples, 
   KeepPromptScores(planned, scores);
   if (choices.empty()) return;
   if (!sequence->owner->forked) Fork(sequence);
-  if (choices.size() == 1) {
-    AcceptSample(sequence, choices[0], now, events);
+  if (planned.num_samples == 1) {
+    AcceptChoices(planned, choices, now, events);
     return;
   }
   for (size_t i = 0; i < choices.size(); ++i) {
     AcceptSample(&sequence->owner->sequences[i], choices[i], now, events);
+  }
+}
+
+// choices: of the last token's row, then of the drafts'. What a draft that was chosen stored is the
+// sequence's own.
+void Scheduler::AcceptChoices(const PlannedSequence& planned, Samples choices, TimeNs now,
+                              std::vector<TokenEvent>* events) {
+  Sequence* const sequence = planned.sequence;
+  for (int i = 0; i <= planned.num_drafts; ++i) {
+    const SampledToken& choice = choices[i];
+    if (choice.status == TokenStatus::kRejected) return;
+    if (i > 0) {
+      sequence->committed = ++sequence->scheduled;
+      ++stats_.accepted_draft_tokens;
+      if (!IsNonFinite(choice)) PublishPages(sequence);
+    }
+    if (i < planned.num_drafts) sequence->predicted = plan_.drafts[planned.first_draft + i];
+    JudgePrediction(choice.token, sequence);
+    AcceptSample(sequence, choice, now, events);
+    if (sequence->state != SequenceState::kRunning) return;
   }
 }
 

@@ -126,13 +126,16 @@ void Scheduler::CheckPlan() const {
     CHECK_EQ(planned.first, sequence.committed);
     CHECK_EQ(planned.first + planned.num_tokens, sequence.scheduled);
     const int first_page = planned.first / limits_.page_tokens;
-    for (int i = first_page; i < cache_.PagesFor(sequence.scheduled); ++i) {
+    const int end = sequence.scheduled + planned.num_drafts;
+    CHECK_LT(end, sequence.owner->max_length);
+    CHECK_LE(cache_.PagesFor(end), static_cast<int>(sequence.pages.size()));
+    for (int i = first_page; i < cache_.PagesFor(end); ++i) {
       CHECK(!cache_.is_shared(sequence.pages[i])) << "a shared page is written";
       CHECK(!cache_.index().Contains(sequence.pages[i]))
           << "a page that others may read is written";
     }
-    num_tokens += planned.num_tokens;
-    num_samples += planned.num_scored + planned.num_samples;
+    num_tokens += planned.num_rows();
+    num_samples += planned.num_scored + planned.num_samples + planned.num_drafts;
   }
   CHECK_EQ(num_tokens, plan_.num_tokens);
   CHECK_EQ(num_samples, plan_.num_samples);

@@ -38,6 +38,7 @@ const StepPlan& Scheduler::Plan(TimeNs now, std::vector<TokenEvent>* events) {
   PlanPrefills();
   AdmitWaiting();
   GiveLeftoverRows();
+  PlanDrafts();
   in_flight_ = !plan_.empty();
   return plan_;
 }
@@ -49,6 +50,7 @@ void Scheduler::BeginStep(TimeNs now) {
   plan_.sequences.clear();
   plan_.slot_starts.clear();
   plan_.page_copies.clear();
+  plan_.drafts.clear();
   plan_.num_tokens = plan_.num_prefill_tokens = plan_.num_samples = 0;
   row_limit_ = chunk_limit_ = limits_.max_batch_tokens;
   pages_ran_out_ = false;
@@ -140,7 +142,8 @@ void Scheduler::AddToPlan(Sequence* sequence, int num_rows) {
     sequence->planned_in_step = step_;
     sequence->plan_index = static_cast<int>(plan_.sequences.size());
     const int first_scored = std::max(sequence->scheduled, sequence->owner->num_scored);
-    plan_.sequences.push_back({sequence, sequence->scheduled, 0, first_scored, 0, 0});
+    plan_.sequences.push_back(
+        {.sequence = sequence, .first = sequence->scheduled, .first_scored = first_scored});
   }
   PlannedSequence& planned = plan_.sequences[sequence->plan_index];
   const int num_samples = NumSamples(*sequence, num_rows);

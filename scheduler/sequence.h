@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "scheduler/ngram_index.h"
 #include "scheduler/request.h"
 
 namespace tessera {
@@ -51,6 +52,11 @@ struct Sequence {
   int scheduled = 0;      // tokens whose keys and values will be, once no step is in flight
   int num_published = 0;  // leading pages that the prefix index knows
   int num_recompute = 0;  // tokens that had been computed when it was last preempted
+
+  // Speculation.
+  NgramIndex ngrams;
+  TokenId predicted = -1;  // what the tokens so far suggest as the next one; -1: nothing
+  float hit_rate = 0.5f;   // of such predictions, the latest ones most
 
   // Position in the waiting queue.
   Sequence* queue_prev = nullptr;

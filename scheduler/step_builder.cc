@@ -17,7 +17,10 @@ StepBuilder::StepBuilder(const ExecutorLimits& limits) : limits_(limits) {
 const StepInput& StepBuilder::Build(const StepPlan& plan) {
   Clear();
   for (const Sequence* sequence : plan.slot_starts) AppendSlotStart(*sequence);
-  for (const PlannedSequence& planned : plan.sequences) AppendRows(planned);
+  const std::span<const TokenId> drafts(plan.drafts);
+  for (const PlannedSequence& planned : plan.sequences) {
+    AppendRows(planned, drafts.subspan(planned.first_draft, planned.num_drafts));
+  }
   input_.tokens = tokens_;
   input_.query_starts = query_starts_;
   input_.kv_lengths = kv_lengths_;
@@ -44,19 +47,23 @@ void StepBuilder::AppendSlotStart(const Sequence& sequence) {
       {sequence.slot, &sequence.sampling, sequence.tokens, sequence.owner->prompt_length});
 }
 
-void StepBuilder::AppendRows(const PlannedSequence& planned) {
+void StepBuilder::AppendRows(const PlannedSequence& planned, std::span<const TokenId> drafts) {
   const Sequence& sequence = *planned.sequence;
   const int end = planned.first + planned.num_tokens;
-  const int num_pages = (end + limits_.page_tokens - 1) / limits_.page_tokens;
+  const int num_stored = planned.first + planned.num_rows();
+  const int num_pages = (num_stored + limits_.page_tokens - 1) / limits_.page_tokens;
   const int32_t first_row = query_starts_.back();
   tokens_.insert(tokens_.end(), sequence.tokens.begin() + planned.first,
                  sequence.tokens.begin() + end);
+  const int32_t last_row = static_cast<int32_t>(tokens_.size()) - 1;
+  tokens_.insert(tokens_.end(), drafts.begin(), drafts.end());
   page_ids_.insert(page_ids_.end(), sequence.pages.begin(), sequence.pages.begin() + num_pages);
   query_starts_.push_back(static_cast<int32_t>(tokens_.size()));
   page_starts_.push_back(static_cast<int32_t>(page_ids_.size()));
-  kv_lengths_.push_back(end);
+  kv_lengths_.push_back(num_stored);
   AppendScores(planned, first_row);
-  AppendSamples(planned, query_starts_.back() - 1);
+  AppendSamples(planned, last_row);
+  AppendDraftSamples(sequence, drafts, last_row);
 }
 
 void StepBuilder::AppendScores(const PlannedSequence& planned, int32_t first_row) {
@@ -75,17 +82,32 @@ void StepBuilder::AppendScores(const PlannedSequence& planned, int32_t first_row
 
 void StepBuilder::AppendSamples(const PlannedSequence& planned, int32_t last_row) {
   const RequestState& owner = *planned.sequence->owner;
-  const Request& request = owner.request;
   for (int i = 0; i < planned.num_samples; ++i) {
-    const Sequence& sampler = owner.sequences[planned.sequence->index + i];
-    SampleRequest& sample = samples_.emplace_back();
-    sample.row = last_row;
-    sample.slot = sampler.slot;
-    sample.position = static_cast<int32_t>(planned.sequence->tokens.size());
-    if (sampler.num_outputs() < request.min_tokens) sample.banned = request.banned_before_min;
-    sample.wants_logprob = request.num_logprobs >= 0;
-    sample.num_logprobs = static_cast<int16_t>(std::max(0, request.num_logprobs));
+    AppendSample(owner.sequences[planned.sequence->index + i], last_row, 0);
   }
+}
+
+void StepBuilder::AppendDraftSamples(const Sequence& sequence, std::span<const TokenId> drafts,
+                                     int32_t last_row) {
+  int num_ahead = 0;
+  for (const TokenId draft : drafts) {
+    ++num_ahead;
+    AppendSample(sequence, last_row + num_ahead, num_ahead).draft = draft;
+  }
+}
+
+// num_ahead: drafts that the sequence is taken to have besides its tokens.
+SampleRequest& StepBuilder::AppendSample(const Sequence& sequence, int32_t row, int num_ahead) {
+  const Request& request = sequence.owner->request;
+  const int num_outputs = sequence.num_outputs() + num_ahead;
+  SampleRequest& sample = samples_.emplace_back();
+  sample.row = row;
+  sample.slot = sequence.slot;
+  sample.position = sequence.owner->prompt_length + num_outputs;
+  if (num_outputs < request.min_tokens) sample.banned = request.banned_before_min;
+  sample.wants_logprob = request.num_logprobs >= 0;
+  sample.num_logprobs = static_cast<int16_t>(std::max(0, request.num_logprobs));
+  return sample;
 }
 
 }  // namespace tessera

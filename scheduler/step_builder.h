@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "model/executor.h"
@@ -21,9 +22,12 @@ class StepBuilder {
  private:
   void Clear();
   void AppendSlotStart(const Sequence& sequence);
-  void AppendRows(const PlannedSequence& planned);
+  void AppendRows(const PlannedSequence& planned, std::span<const TokenId> drafts);
   void AppendScores(const PlannedSequence& planned, int32_t first_row);
   void AppendSamples(const PlannedSequence& planned, int32_t last_row);
+  void AppendDraftSamples(const Sequence& sequence, std::span<const TokenId> drafts,
+                          int32_t last_row);
+  SampleRequest& AppendSample(const Sequence& sequence, int32_t row, int num_ahead);
 
   const ExecutorLimits limits_;
   std::vector<TokenId> tokens_;

@@ -145,6 +145,10 @@ struct Metrics::Instruments {
                                              "Prompt tokens that were not computed again.", labels);
   Counter& tokens_recomputed = AddCounter("vllm:prompt_tokens_recomputed_total",
                                           "Tokens computed again after preemption.", labels);
+  Counter& draft_tokens = AddCounter("vllm:spec_decode_num_draft_tokens_total",
+                                     "Tokens guessed ahead that were computed.", labels);
+  Counter& accepted_draft_tokens = AddCounter("vllm:spec_decode_num_accepted_tokens_total",
+                                              "Tokens guessed ahead that were right.", labels);
   Counter& generation_tokens =
       AddCounter("vllm:generation_tokens_total", "Tokens generated.", labels);
   Histogram& iteration_tokens =
@@ -274,6 +278,8 @@ void Metrics::Update(const SchedulerStats& stats) {
   add(in.prefix_queries, stats.prefix_queried_tokens, last_stats_.prefix_queried_tokens);
   add(in.prefix_hits, stats.prefix_hit_tokens, last_stats_.prefix_hit_tokens);
   add(in.prompt_tokens, stats.prompt_tokens, last_stats_.prompt_tokens);
+  add(in.draft_tokens, stats.draft_tokens, last_stats_.draft_tokens);
+  add(in.accepted_draft_tokens, stats.accepted_draft_tokens, last_stats_.accepted_draft_tokens);
   add(in.generation_tokens, stats.generated_tokens, last_stats_.generated_tokens);
   last_stats_ = stats;
 }

@@ -116,6 +116,10 @@ void AddSchedulingOptions(CLI::App* app, ServerOptions* options, RawOptions* raw
       ->check(CLI::Range(2, 1 << 24))
       ->default_str("the model's own");
   group.AddSwitch("no-prefix-cache", &raw->no_prefix_cache, "do not reuse computed prefixes");
+  group
+      .Add("speculate", &options->speculate,
+           "none, or ngram: guess what repeats, where it pays; never changes an answer")
+      ->check(CLI::IsMember({"none", "ngram"}));
 }
 
 void AddListenerOptions(CLI::App* app, ServerOptions* options, RawOptions* raw) {

@@ -28,6 +28,7 @@ struct ServerOptions {
   int num_kv_pages = 0;  // 0: what max_running contexts can use, within the memory there is
   int max_context = 0;   // 0: what the model was trained for
   bool prefix_cache = true;
+  std::string speculate = "none";
 
   // Listeners.
   HostPort listen{"127.0.0.1", 50051};

@@ -14,6 +14,7 @@ namespace tessera {
 namespace {
 
 constexpr int kMaxTenants = 1024;
+constexpr int kMaxDraftTokens = 8;  // a step, of one sequence
 constexpr char kGenerationService[] = "tessera.v1.GenerationService";
 constexpr char kModelService[] = "tessera.v1.ModelService";
 constexpr char kControlService[] = "tessera.v1.ControlService";
@@ -69,6 +70,7 @@ absl::Status Server::StartEngine() {
   engine_options.scheduler.max_waiting_prompt_tokens = options_.max_waiting_prompt_tokens;
   engine_options.scheduler.prefix_cache = options_.prefix_cache;
   engine_options.scheduler.target_step_time = static_cast<TimeNs>(options_.target_itl_ms * 1e6);
+  if (options_.speculate == "ngram") engine_options.scheduler.max_draft_tokens = kMaxDraftTokens;
   engine_options.observer = &metrics_;
   ASSIGN_OR_RETURN(engine_, Engine::Start(engine_options, parts_.executor));
   if (!options_.otlp_endpoint.empty()) {

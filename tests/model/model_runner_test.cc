@@ -119,6 +119,24 @@ TEST_P(ModelRunnerTest, AJobsBitsDoNotDependOnTheCircumstances) {
   }
 }
 
+// Some guesses are wrong, so that drafts are accepted, rejected, and rejected with those after
+// them.
+TEST_P(ModelRunnerTest, DraftsChangeNoBit) {
+  std::vector<Job> jobs = MixedJobs();
+  std::vector<std::string> alone;
+  for (Job& job : jobs) {
+    const JobOutput output = RunJob(runner_.get(), job);
+    alone.push_back(output.Digest());
+    job.guesses = output.tokens;
+    for (size_t i = 4; i < job.guesses.size(); i += 5) job.guesses[i] ^= 1;
+  }
+  for (const int num_drafts : {1, 3, 8}) {
+    SCOPED_TRACE(num_drafts);
+    for (Job& job : jobs) job.drafts_a_step = num_drafts;
+    ExpectSame(runner_.get(), jobs, alone, /*first_slot=*/2);
+  }
+}
+
 TEST_P(ModelRunnerTest, PromptScoresAreThoseOfTheTokensGiven) {
   Job scored = MixedJobs()[1];
   const JobOutput output = RunJob(runner_.get(), scored);

@@ -72,7 +72,7 @@ class RunningJob {
 
   // Adds this job's rows to the step, taking pages off `free_pages`.
   void AddTo(StepDraft* draft, int step, std::deque<PageId>* free_pages) {
-    num_samples_ = 0;
+    num_samples_ = num_drafts_ = 0;
     if (is_done() || step < job_.first_step) return;
     MaybePreempt(free_pages);
     if (num_computed_ == 0) {
@@ -83,22 +83,27 @@ class RunningJob {
     }
     const int num_tokens = static_cast<int>(tokens_.size());
     const int num_rows = std::min(job_.chunk, num_tokens - num_computed_);
-    const int kv_length = num_computed_ + num_rows;
+    std::vector<TokenId> rows(tokens_.begin() + num_computed_,
+                              tokens_.begin() + num_computed_ + num_rows);
+    const std::span<const TokenId> drafts = Drafts(num_computed_ + num_rows);
+    rows.insert(rows.end(), drafts.begin(), drafts.end());
+    const int kv_length = num_computed_ + static_cast<int>(rows.size());
     while (static_cast<int>(pages_.size()) * 64 < kv_length) {
       CHECK(!free_pages->empty()) << "the test's pool is too small";
       pages_.push_back(free_pages->front());
       free_pages->pop_front();
     }
-    const int32_t first_row =
-        draft->AddSequence(std::span(tokens_).subspan(num_computed_, num_rows), kv_length, pages_);
+    const int32_t first_row = draft->AddSequence(rows, kv_length, pages_);
     AddSamples(draft, first_row, num_rows);
-    num_computed_ = kv_length;
+    AddDraftSamples(draft, first_row + num_rows, drafts);
+    num_computed_ += num_rows;
   }
 
   // Takes this job's results off the front of the step's.
   void Take(std::span<const SampledToken>* results) {
     for (int i = 0; i < num_samples_; ++i) TakeOne((*results)[i]);
-    *results = results->subspan(num_samples_);
+    for (int i = num_samples_; i < num_samples_ + num_drafts_; ++i) TakeDrafted((*results)[i]);
+    *results = results->subspan(num_samples_ + num_drafts_);
   }
 
  private:
@@ -130,6 +135,35 @@ class RunningJob {
     }
   }
 
+  // What follows once `num_computed` tokens are: nothing unless these are all there are.
+  std::span<const TokenId> Drafts(int num_computed) const {
+    if (num_computed < std::ssize(tokens_)) return {};
+    const size_t first = output_.tokens.size();
+    const size_t last = std::min({job_.guesses.size(), first + job_.drafts_a_step,
+                                  static_cast<size_t>(job_.num_tokens - 1)});
+    return std::span(job_.guesses).subspan(first, std::max(first, last) - first);
+  }
+
+  void AddDraftSamples(StepDraft* draft, int32_t row, std::span<const TokenId> drafts) {
+    int position = static_cast<int>(tokens_.size());
+    for (const TokenId token : drafts) {
+      draft->AddSample({.row = row++,
+                        .slot = slot_,
+                        .position = ++position,
+                        .draft = token,
+                        .banned = {},
+                        .num_logprobs = 5,
+                        .wants_logprob = true});
+      ++num_drafts_;
+    }
+  }
+
+  void TakeDrafted(const SampledToken& result) {
+    if (result.status == TokenStatus::kRejected) return;
+    ++num_computed_;
+    TakeOne(result);
+  }
+
   void TakeOne(const SampledToken& result) {
     const std::vector<ScoredToken> logprobs(result.logprobs.begin(), result.logprobs.end());
     const bool is_prompt =
@@ -152,6 +186,7 @@ class RunningJob {
   std::vector<PageId> pages_;
   int num_computed_ = 0;
   int num_samples_ = 0;  // in the step under way
+  int num_drafts_ = 0;   // likewise
   bool was_preempted_;
   bool has_failed_ = false;
   JobOutput output_;

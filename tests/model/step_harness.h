@@ -43,6 +43,8 @@ struct Job {
   int first_step = 0;     // joins the batch then
   int chunk = 1 << 20;    // rows a step at most
   int preempt_after = 0;  // > 0: with so many tokens generated, loses its pages and starts again
+  std::vector<TokenId> guesses = {};  // what it may generate, right or wrong: drafted ahead
+  int drafts_a_step = 0;
 };
 
 struct JobOutput {

@@ -36,7 +36,7 @@ class SchedulerHarness {
     num_page_copies += static_cast<int>(plan.page_copies.size());
     if (!plan.empty()) {
       const StepTicket ticket = executor_.Launch(builder_.Build(plan));
-      now += plan.num_tokens * ns_per_row;
+      now += ns_per_step + plan.num_tokens * ns_per_row;
       scheduler.Commit(executor_.Wait(ticket), now, &events);
     }
     scheduler.CheckInvariants();
@@ -82,9 +82,12 @@ class SchedulerHarness {
     return {};
   }
 
+  FakeModel* model() { return executor_.model(); }
+
   Scheduler scheduler;
   TimeNs now = 0;
-  TimeNs ns_per_row = 0;  // what a step takes
+  TimeNs ns_per_step = 0;  // what a step takes, and
+  TimeNs ns_per_row = 0;   // more for each row
   std::vector<TokenEvent> events;
   std::vector<TokenEvent> heard;
   std::map<SequenceId, std::vector<TokenId>> outputs;

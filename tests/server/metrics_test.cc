@@ -44,6 +44,8 @@ StepReport MakeStep() {
   report.stats.prefix_hit_tokens = 32;
   report.stats.prompt_tokens = 16;
   report.stats.generated_tokens = 4;
+  report.stats.draft_tokens = 9;
+  report.stats.accepted_draft_tokens = 3;
   return report;
 }
 
@@ -64,6 +66,8 @@ TEST(MetricsTest, StepsSetGaugesAndAddDifferences) {
   EXPECT_THAT(page, HasSubstr(Labelled("vllm:prefix_cache_hits_total") + "32\n"));
   EXPECT_THAT(page, HasSubstr(Labelled("vllm:prompt_tokens_total") + "16\n"));
   EXPECT_THAT(page, HasSubstr(Labelled("vllm:generation_tokens_total") + "4\n"));
+  EXPECT_THAT(page, HasSubstr(Labelled("vllm:spec_decode_num_draft_tokens_total") + "9\n"));
+  EXPECT_THAT(page, HasSubstr(Labelled("vllm:spec_decode_num_accepted_tokens_total") + "3\n"));
   EXPECT_THAT(page,
               HasSubstr("vllm:iteration_tokens_total_bucket{engine=\"0\",model_name=\"m\\\"odel\""
                         ",le=\"16\"} 0\n"));

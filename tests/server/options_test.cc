@@ -57,6 +57,8 @@ TEST(OptionsTest, DefaultsAndFlags) {
                                             "--max-context",
                                             "6",
                                             "--no-prefix-cache",
+                                            "--speculate",
+                                            "ngram",
                                             "--served-model-name",
                                             "s",
                                             "--device",
@@ -80,6 +82,7 @@ TEST(OptionsTest, DefaultsAndFlags) {
   EXPECT_EQ(options.num_kv_pages, 5);
   EXPECT_EQ(options.max_context, 6);
   EXPECT_FALSE(options.prefix_cache);
+  EXPECT_EQ(options.speculate, "ngram");
   EXPECT_EQ(options.served_model_name, "s");
   EXPECT_EQ(options.device, "cpu");
   EXPECT_EQ(options.tenant_metadata_key, "x-tenant");

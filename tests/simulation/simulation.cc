@@ -33,6 +33,8 @@ void SimulationTotals::Add(const SimulationTotals& other) {
   num_preemptions += other.num_preemptions;
   num_cached_tokens += other.num_cached_tokens;
   num_page_copies += other.num_page_copies;
+  num_drafts += other.num_drafts;
+  num_drafts_accepted += other.num_drafts_accepted;
   for (int i = 0; i < 16; ++i) num_ends[i] += other.num_ends[i];
 }
 
@@ -60,6 +62,8 @@ SimulationTotals Simulation::Run() {
   CheckAllEnded();
   totals_.num_preemptions = scheduler_.stats().num_preemptions;
   totals_.num_cached_tokens = scheduler_.stats().prefix_hit_tokens;
+  totals_.num_drafts = scheduler_.stats().draft_tokens;
+  totals_.num_drafts_accepted = scheduler_.stats().accepted_draft_tokens;
   return totals_;
 }
 

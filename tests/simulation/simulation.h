@@ -19,6 +19,8 @@ struct SimulationTotals {
   int64_t num_preemptions = 0;
   int64_t num_cached_tokens = 0;
   int64_t num_page_copies = 0;
+  int64_t num_drafts = 0;
+  int64_t num_drafts_accepted = 0;
   int64_t num_ends[16] = {};  // by FinishReason
 
   void Add(const SimulationTotals& other);

@@ -28,9 +28,10 @@ void PrintReplayHint(int) {
 void Print(const SimulationTotals& totals) {
   std::printf(
       "%ld steps, %ld requests (%ld refused), %ld tokens, %ld preemptions, %ld cached tokens, "
-      "%ld page copies\nends:",
+      "%ld page copies, %ld of %ld drafts accepted\nends:",
       totals.num_steps, totals.num_requests, totals.num_refused, totals.num_tokens,
-      totals.num_preemptions, totals.num_cached_tokens, totals.num_page_copies);
+      totals.num_preemptions, totals.num_cached_tokens, totals.num_page_copies,
+      totals.num_drafts_accepted, totals.num_drafts);
   for (int i = 0; i < 16; ++i) std::printf(" %ld", totals.num_ends[i]);
   std::printf("\n");
 }
@@ -47,6 +48,8 @@ TEST(Simulation, EverySequenceGetsWhatItWouldAlone) {
   EXPECT_GT(totals.num_preemptions, totals.num_requests / 20);
   EXPECT_GT(totals.num_cached_tokens, totals.num_requests);
   EXPECT_GT(totals.num_page_copies, totals.num_requests / 20);
+  EXPECT_GT(totals.num_drafts_accepted, totals.num_requests / 20);
+  EXPECT_GT(totals.num_drafts, totals.num_drafts_accepted * 3 / 2);
   for (const FinishReason reason :
        {FinishReason::kStopToken, FinishReason::kStopString, FinishReason::kLength,
         FinishReason::kCancelled, FinishReason::kDeadline, FinishReason::kNonFinite,

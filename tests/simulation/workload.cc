@@ -30,6 +30,7 @@ World MakeWorld(Random* random) {
   options.prefix_cache = !random->OneIn(6);
   options.max_prefill_chunk = random->OneOf({0, 1, 4, 16});
   options.target_step_time = random->OneOf({0, 0, 2, 10}) * kMillisecond;
+  options.max_draft_tokens = random->OneOf({0, 1, 3, 8});
   options.max_partial_prefills = random->Between(1, 4);
   options.max_bypasses = random->Between(0, 4);
   options.max_preemptions = random->OneOf({0, 1, 3, 5});

@@ -238,7 +238,11 @@ void FakeExecutor::Sample(const StepInput& input) {
       context = ReadContext(input, sequence, position + 1);
       previous_row = sample.row;
     }
-    choices_.push_back(Answer(sample, context));
+    if (sample.draft >= 0) CHECK_EQ(sample.draft, input.tokens[sample.row]);
+    const bool is_rejected =
+        sample.draft >= 0 && (choices_.empty() || choices_.back().token != sample.draft);
+    choices_.push_back(is_rejected ? FakeModel::Choice{-1, TokenStatus::kRejected, {}}
+                                   : Answer(sample, context));
   }
   sampled_.clear();
   for (const FakeModel::Choice& choice : choices_) {

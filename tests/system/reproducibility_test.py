@@ -131,6 +131,17 @@ class ReproducibilityTest(unittest.TestCase):
             with Daemon("--cpu-isa", isa) as daemon:
                 self.all_at_once(daemon, f"--cpu-isa {isa}")
 
+    def test_speculation(self):
+        with Daemon("--speculate", "ngram") as daemon:
+            self.all_at_once(daemon, "speculated, 64 at once")
+            for i in sorted(range(NUM_REQUESTS), key=lambda k: -len(self.requests[k].text))[:8]:
+                self.assertEqual(answer_bytes(daemon.generate(self.requests[i])), self.alone[i],
+                                 f"request {i}: speculated, alone")
+            accepted = daemon.metric("vllm:spec_decode_num_accepted_tokens_total")
+            rejected = daemon.metric("vllm:spec_decode_num_draft_tokens_total") - accepted
+            self.assertGreater(accepted, 50)
+            self.assertGreater(rejected, 10)
+
     def test_portable_path(self):
         with Daemon("--cpu-isa", "portable") as daemon:
             for i in sorted(range(NUM_REQUESTS), key=lambda k: len(
