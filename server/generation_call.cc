@@ -51,8 +51,9 @@ void AddLoadReport(const ServingContext& serving, bool is_error,
 
 // Retrying clients obey the pushback before they look at any detail.
 grpc::Status EndStatus(const absl::Status& status, const ServingContext& serving,
-                       grpc::CallbackServerContext* context) {
-  if (serving.load_reporter != nullptr) AddLoadReport(serving, !status.ok(), context);
+                       const GenerationSession& session, grpc::CallbackServerContext* context) {
+  const bool reports_load = serving.load_reporter != nullptr && session.knows_caller();
+  if (reports_load) AddLoadReport(serving, !status.ok(), context);
   if (const auto pushback = RetryPushback(status)) {
     context->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(pushback->count()));
   }
@@ -80,7 +81,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamingCall::Start(
     call->writing_ = SerializeMessage(call->session_->FirstMessage());
     call->StartWrite(&call->writing_);
   } else {
-    call->Finish(EndStatus(started, *serving, context));
+    call->Finish(EndStatus(started, *serving, *call->session_, context));
   }
   return call.get();
 }
@@ -109,7 +110,7 @@ void StreamingCall::WriteNext() {
   writing_ = SerializeMessage(message->proto);
   if (message->last) {
     StartWriteAndFinish(&writing_, grpc::WriteOptions(),
-                        EndStatus(session_->status(), serving_, context_));
+                        EndStatus(session_->status(), serving_, *session_, context_));
   } else {
     StartWrite(&writing_);
   }
@@ -130,7 +131,7 @@ grpc::ServerUnaryReactor* UnaryCall::Start(ServingContext* serving,
     call->sum_ = call->session_->FirstMessage();
     call->CollectOnceBegun();
   } else {
-    call->Finish(EndStatus(started, *serving, context));
+    call->Finish(EndStatus(started, *serving, *call->session_, context));
   }
   return call.get();
 }
@@ -153,7 +154,7 @@ void UnaryCall::CollectOnceBegun() {
     if (!last) continue;
     const absl::Status status = session_->status();
     if (status.ok()) *response_ = SerializeMessage(sum_);
-    Finish(EndStatus(status, serving_, context_));
+    Finish(EndStatus(status, serving_, *session_, context_));
     return;
   }
 }

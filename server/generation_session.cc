@@ -221,6 +221,7 @@ absl::Status GenerationSession::Submit(Request request) {
     return status;
   }
   context_->calls->Remove(id_);
+  quota_.Refund();
   stream_ = nullptr;  // it holds the writer, and the writer us
   return RefuseFor(ToRejection(refusal.reason), Explained(status, refusal));
 }

@@ -37,6 +37,7 @@ class GenerationSession final : public OpenCall,
 
   // Refuses a caller who is not known. Comes first.
   absl::Status CheckCaller();
+  bool knows_caller() const { return identity_.caller.ok(); }
 
   // Checks and submits the request. Not OK: it was refused, and the session is over. On OK the
   // writer is called when there is something to take, maybe before Start returns.

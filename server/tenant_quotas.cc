@@ -26,6 +26,7 @@ QuotaLease& QuotaLease::operator=(QuotaLease&& other) noexcept {
   std::swap(quotas_, other.quotas_);
   std::swap(tenant_, other.tenant_);
   std::swap(num_sequences_, other.num_sequences_);
+  std::swap(prompt_tokens_, other.prompt_tokens_);
   return *this;
 }
 
@@ -35,6 +36,11 @@ QuotaLease::~QuotaLease() {
 
 void QuotaLease::ChargeCompletion(int64_t num_tokens) {
   if (quotas_ != nullptr) quotas_->Charge(tenant_, num_tokens);
+}
+
+void QuotaLease::Refund() {
+  if (quotas_ != nullptr) quotas_->Refund(tenant_, prompt_tokens_);
+  *this = QuotaLease();
 }
 
 void TenantQuotas::Bucket::FillUp(double rate, double capacity, TimeNs now) {
@@ -80,7 +86,7 @@ absl::StatusOr<QuotaLease> TenantQuotas::Admit(const std::string& tenant,
   }
   usage.tokens.level -= static_cast<double>(use.prompt_tokens);
   usage.num_sequences = num_sequences;
-  return QuotaLease(this, tenant, use.num_sequences);
+  return QuotaLease(this, tenant, use.num_sequences, use.prompt_tokens);
 }
 
 void TenantQuotas::Release(const std::string& tenant, int num_sequences) {
@@ -91,6 +97,13 @@ void TenantQuotas::Release(const std::string& tenant, int num_sequences) {
 void TenantQuotas::Charge(const std::string& tenant, int64_t num_tokens) {
   MutexLock lock(&mutex_);
   usage_[tenant].tokens.level -= static_cast<double>(num_tokens);
+}
+
+// A bucket that this leaves too full is cut back to its capacity when it is next looked at.
+void TenantQuotas::Refund(const std::string& tenant, int64_t prompt_tokens) {
+  MutexLock lock(&mutex_);
+  usage_[tenant].requests.level += 1;
+  usage_[tenant].tokens.level += static_cast<double>(prompt_tokens);
 }
 
 }  // namespace tessera

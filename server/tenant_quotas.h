@@ -14,12 +14,16 @@ namespace tessera {
 
 class TenantQuotas;
 
-// A request's part of its tenant's concurrent sequences, given back when it dies.
+// What a request takes of its tenant's limits. Its concurrent sequences are given back when it
+// dies.
 class QuotaLease {
  public:
   QuotaLease() = default;
-  QuotaLease(TenantQuotas* quotas, std::string tenant, int num_sequences)
-      : quotas_(quotas), tenant_(std::move(tenant)), num_sequences_(num_sequences) {}
+  QuotaLease(TenantQuotas* quotas, std::string tenant, int num_sequences, int64_t prompt_tokens)
+      : quotas_(quotas),
+        tenant_(std::move(tenant)),
+        num_sequences_(num_sequences),
+        prompt_tokens_(prompt_tokens) {}
   QuotaLease(QuotaLease&& other) noexcept { *this = std::move(other); }
   QuotaLease& operator=(QuotaLease&& other) noexcept;
   ~QuotaLease();
@@ -27,10 +31,14 @@ class QuotaLease {
   // Takes completion tokens off the tenant's minute. No effect without a quota.
   void ChargeCompletion(int64_t num_tokens);
 
+  // Gives everything back, for a request that was turned away after all: it was never admitted.
+  void Refund();
+
  private:
   TenantQuotas* quotas_ = nullptr;
   std::string tenant_;
   int num_sequences_ = 0;
+  int64_t prompt_tokens_ = 0;
 };
 
 // What each tenant has used of its limits. Rates are token buckets: requests of one second, tokens
@@ -67,6 +75,7 @@ class TenantQuotas {
 
   void Release(const std::string& tenant, int num_sequences) EXCLUDES_LOCK(mutex_);
   void Charge(const std::string& tenant, int64_t num_tokens) EXCLUDES_LOCK(mutex_);
+  void Refund(const std::string& tenant, int64_t prompt_tokens) EXCLUDES_LOCK(mutex_);
 
   Mutex mutex_;
   // As many as the key files have named since the start.
