@@ -23,8 +23,15 @@ constexpr size_t kMaxKeys = 4096;
 constexpr double kMaxLimit = 1e12;
 constexpr int kMaxUrgency = 1'000'000;
 
+// A word of the file. Not one that is too long for a limit: it may be a key in the wrong place.
+std::string Shown(const std::string& word) {
+  constexpr size_t kMaxShownBytes = 24;
+  if (word.size() > kMaxShownBytes) return absl::StrCat(word.size(), " characters");
+  return absl::StrCat("\"", absl::CHexEscape(word), "\"");
+}
+
 absl::Status Expected(const std::string& expected, const std::string& actual) {
-  return absl::InvalidArgumentError(absl::StrCat("expected ", expected, ", got \"", actual, "\""));
+  return absl::InvalidArgumentError(absl::StrCat("expected ", expected, ", got ", actual));
 }
 
 bool ParseDigest(const std::string& hex, std::array<uint8_t, 32>* digest) {
@@ -42,13 +49,13 @@ absl::Status SetLimit(const std::string& word, TenantLimits* limits) {
   const bool is_number = equals != std::string::npos &&
                          absl::SimpleAtod(word.substr(equals + 1), &value) && std::isfinite(value);
   const bool is_whole = std::floor(value) == value;
-  if (!is_number) return Expected("LIMIT=NUMBER", word);
+  if (!is_number) return Expected("LIMIT=NUMBER", Shown(word));
   if (name == "most_urgent_priority") {
-    if (!is_whole || std::fabs(value) > kMaxUrgency) return Expected("a priority", word);
+    if (!is_whole || std::fabs(value) > kMaxUrgency) return Expected("a priority", Shown(word));
     limits->most_urgent_priority = static_cast<int>(value);
     return absl::OkStatus();
   }
-  if (!(value > 0 && value <= kMaxLimit)) return Expected("a number above 0", word);
+  if (!(value > 0 && value <= kMaxLimit)) return Expected("a number above 0", Shown(word));
   if (name == "requests_per_second") {
     limits->requests_per_second = value;
   } else if (name == "tokens_per_minute") {
@@ -59,7 +66,7 @@ absl::Status SetLimit(const std::string& word, TenantLimits* limits) {
     return Expected(
         "requests_per_second, tokens_per_minute, concurrent_sequences (a whole number) or "
         "most_urgent_priority",
-        word);
+        Shown(word));
   }
   return absl::OkStatus();
 }
@@ -104,31 +111,32 @@ absl::StatusOr<ApiKeys> ApiKeys::ReadFile(const std::string& path) {
 absl::Status ApiKeys::AddLine(const std::vector<std::string>& words) {
   if (words[0] == "tenant") return AddTenant(words);
   if (words[0] == "key") return AddKey(words);
-  return Expected("\"tenant\" or \"key\"", words[0]);
+  return Expected("\"tenant\" or \"key\"", Shown(words[0]));
 }
 
 absl::Status ApiKeys::AddTenant(const std::vector<std::string>& words) {
-  if (words.size() < 2 || words[1].size() > TenantTable::kMaxNameBytes) {
-    return Expected(absl::StrCat("a tenant's name of 1 to ", TenantTable::kMaxNameBytes, " bytes"),
-                    words.size() < 2 ? "" : words[1]);
+  if (words.size() < 2 || !TenantTable::IsName(words[1])) {
+    return Expected(absl::StrCat("a tenant's name of 1 to ", TenantTable::kMaxNameBytes,
+                                 " printable ASCII characters"),
+                    words.size() < 2 ? "nothing" : Shown(words[1]));
   }
   TenantLimits limits;
   for (size_t i = 2; i < words.size(); ++i) RETURN_IF_ERROR(SetLimit(words[i], &limits));
   if (!tenants_.emplace(words[1], limits).second) {
-    return Expected("each tenant once", words[1]);
+    return Expected("each tenant once", Shown(words[1]));
   }
   return absl::OkStatus();
 }
 
 absl::Status ApiKeys::AddKey(const std::vector<std::string>& words) {
-  if (words.size() != 3) return Expected("key SHA256 TENANT", words[0]);
+  if (words.size() != 3) return Expected("key SHA256 TENANT", absl::StrCat(words.size(), " words"));
   Key key{{}, words[2]};
   // Not shown: who mistook the file's format may have written the key itself.
   if (!ParseDigest(words[1], &key.digest)) {
     return Expected("a SHA-256 of 64 hexadecimal digits",
                     absl::StrCat(words[1].size(), " characters"));
   }
-  if (!tenants_.contains(words[2])) return Expected("a tenant declared above", words[2]);
+  if (!tenants_.contains(words[2])) return Expected("a tenant declared above", Shown(words[2]));
   const bool is_known = std::any_of(keys_.begin(), keys_.end(),
                                     [&](const Key& other) { return other.digest == key.digest; });
   if (is_known) return Expected("each key once", absl::StrCat(words[1].substr(0, 8), "..."));

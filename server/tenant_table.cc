@@ -13,10 +13,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kRetryDelay{1000};
 
-bool IsPrintable(const std::string& text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return c > 0x20 && c < 0x7f; });
-}
-
 }  // namespace
 
 TenantLease& TenantLease::operator=(TenantLease&& other) noexcept {
@@ -31,8 +27,13 @@ TenantLease::~TenantLease() {
 
 TenantTable::TenantTable(int max_tenants) : max_tenants_(max_tenants) { CHECK_GT(max_tenants, 0); }
 
+bool TenantTable::IsName(const std::string& text) {
+  return !text.empty() && text.size() <= kMaxNameBytes &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c > 0x20 && c < 0x7f; });
+}
+
 absl::StatusOr<TenantLease> TenantTable::Acquire(const std::string& name) {
-  if (name.empty() || name.size() > kMaxNameBytes || !IsPrintable(name)) {
+  if (!IsName(name)) {
     return InvalidField("tenant",
                         absl::StrCat("1 to ", kMaxNameBytes, " printable ASCII characters"),
                         absl::StrCat(name.size(), " bytes"));

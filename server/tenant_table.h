@@ -38,8 +38,11 @@ class TenantTable {
 
   explicit TenantTable(int max_tenants);
 
-  // INVALID_ARGUMENT for a name that is empty, too long or not printable ASCII; RESOURCE_EXHAUSTED
-  // while max_tenants others have requests open.
+  // Whether a tenant may be called this: 1 to kMaxNameBytes printable ASCII characters, no space.
+  static bool IsName(const std::string& text);
+
+  // INVALID_ARGUMENT for what is no name; RESOURCE_EXHAUSTED while max_tenants others have requests
+  // open.
   absl::StatusOr<TenantLease> Acquire(const std::string& name) EXCLUDES_LOCK(mutex_);
 
   // Empty for an id that no tenant has.

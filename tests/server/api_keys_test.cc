@@ -3,15 +3,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <random>
 
 #include "server/status_details.h"
 #include "server/tenant_quotas.h"
+#include "tests/fuzz/api_keys_fuzz.h"
 
 namespace tessera {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 
 // SHA-256 of "one" and "two".
 constexpr char kOne[] = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed";
@@ -47,7 +50,9 @@ TEST(ApiKeys, SaysWhatIsWrongWithAFileAndWhere) {
       {"", "expected at least one key, got none"},
       {"tenant a\n", "expected at least one key, got none"},
       {"user a\n", "line 1: expected \"tenant\" or \"key\", got \"user\""},
-      {"\ntenant\n", "line 2: expected a tenant's name"},
+      {"\ntenant\n", "line 2: expected a tenant's name of 1 to 128 printable ASCII characters"},
+      {"tenant \x01\n", "printable ASCII characters, got \"\\x01\""},
+      {"tenant " + std::string(129, 'a'), "printable ASCII characters, got 129 characters"},
       {"tenant a\ntenant a\n", "line 2: expected each tenant once, got \"a\""},
       {"tenant a fast\n", "expected LIMIT=NUMBER, got \"fast\""},
       {"tenant a requests_per_second=x\n", "expected LIMIT=NUMBER"},
@@ -56,8 +61,7 @@ TEST(ApiKeys, SaysWhatIsWrongWithAFileAndWhere) {
       {"tenant a concurrent_sequences=1.5\n", "a whole number"},
       {"tenant a most_urgent_priority=0.5\n", "expected a priority"},
       {"tenant a speed=1\n", "expected requests_per_second"},
-      {"tenant a\nkey one a\n",
-       "line 2: expected a SHA-256 of 64 hexadecimal digits, got \"3 char"},
+      {"tenant a\nkey one a\n", "line 2: expected a SHA-256 of 64 hexadecimal digits, got 3 char"},
       {"key " + std::string(kOne) + " a\n", "expected a tenant declared above, got \"a\""},
       {"tenant a\nkey " + std::string(kOne) + "\n", "expected key SHA256 TENANT"},
       {"tenant a\n" + Line(kOne, "a") + Line(kOne, "a"), "line 3: expected each key once"},
@@ -73,22 +77,59 @@ TEST(ApiKeys, SaysWhatIsWrongWithAFileAndWhere) {
 
 // A key written where its hash belongs must not come back in a message that is logged.
 TEST(ApiKeys, NeverShowsWhatMayBeAKey) {
-  const auto keys = ApiKeys::Parse("tenant a\nkey secret a\n");
-  EXPECT_EQ(std::string(keys.status().message()).find("secret"), std::string::npos);
+  const std::string secret = "secret-of-32-characters-or-longer";
+  for (const std::string& text :
+       {"tenant a\nkey secret a\n" + std::string(), secret + " a\n", "tenant a " + secret + "\n",
+        "tenant a\nkey a " + secret, "tenant a\n" + Line(kOne, secret)}) {
+    const auto keys = ApiKeys::Parse(text);
+    EXPECT_THAT(std::string(keys.status().message()), Not(HasSubstr("secret"))) << text;
+  }
 }
 
-TEST(ApiKeys, SurvivesRandomBytes) {
-  std::mt19937 random(1);
-  const std::string valid =
-      "tenant a requests_per_second=2 tokens_per_minute=3\n" + Line(kOne, "a");
-  for (int i = 0; i < 20'000; ++i) {
-    std::string text = valid;
-    for (int edits = 1 + static_cast<int>(random() % 4); edits > 0; --edits) {
-      text[random() % text.size()] = static_cast<char>(random());
+std::string Mutant(std::string text, std::mt19937_64* random) {
+  constexpr std::string_view kFormat = "\n #=0123456789abcdef.+-";
+  const auto below = [random](size_t limit) { return (*random)() % limit; };
+  for (size_t edits = 1 + below(4); edits > 0 && !text.empty(); --edits) {
+    const size_t place = below(text.size()), length = below(24);
+    switch (below(4)) {
+      case 0:
+        text[place] = static_cast<char>(below(256));
+        break;
+      case 1:
+        text[place] = kFormat[below(kFormat.size())];
+        break;
+      case 2:
+        text.erase(place, length);
+        break;
+      default:
+        text.insert(place, text.substr(below(text.size()), length));
+        break;
     }
-    const auto keys = ApiKeys::Parse(text);
-    EXPECT_TRUE(!keys.ok() || !keys->tenants().empty());
   }
+  return text;
+}
+
+TEST(ApiKeys, NoMutationOfAFileIsMoreThanAStatus) {
+  const std::string corpus[] = {
+      "tenant a requests_per_second=2 tokens_per_minute=3\n" + Line(kOne, "a"),
+      "# keys\r\ntenant a\ttenant\r\n" + Line(kTwo, "a"),
+      "tenant a concurrent_sequences=2147483647 most_urgent_priority=-1000000 # b\ntenant b\n" +
+          Line(kOne, "a") + Line(kTwo, "b"),
+      "tenant x tokens_per_minute=1e12 requests_per_second=1e-9\n" + Line(kTwo, "x") + "\n\n",
+  };
+  const auto accepts = [](const std::string& text) {
+    return FuzzApiKeys(reinterpret_cast<const uint8_t*>(text.data()), text.size());
+  };
+  constexpr int kNumMutants = 20'000;
+  int num_accepted = 0;
+  for (int seed = 0; seed < kNumMutants; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(static_cast<uint64_t>(seed));
+    num_accepted += accepts(Mutant(corpus[seed % std::size(corpus)], &random));
+  }
+  // Enough of either that both ways were walked.
+  EXPECT_GT(num_accepted, kNumMutants / 50);
+  EXPECT_LT(num_accepted, kNumMutants * 3 / 4);
 }
 
 TEST(TenantQuotas, RefusesWhatWouldRunBesideTooMany) {
@@ -131,6 +172,24 @@ TEST(TenantQuotas, RefusesWhoIsInDebtForTokensUntilTheMinuteHasPaid) {
                         "5 s"));
   EXPECT_FALSE(quotas.Admit("a", limits, {}, 4 * kSecond).ok());
   EXPECT_TRUE(quotas.Admit("a", limits, {}, 6 * kSecond).ok());
+}
+
+TEST(TenantQuotas, ARefundLeavesTheTenantAsItWas) {
+  TenantQuotas quotas;
+  const TenantLimits limits{
+      .requests_per_second = 1, .tokens_per_minute = 600, .concurrent_sequences = 2};
+  const TenantQuotas::Use use{.num_sequences = 2, .prompt_tokens = 500};
+  for (int i = 0; i < 5; ++i) {
+    auto refused = quotas.Admit("a", limits, use, 0);
+    ASSERT_TRUE(refused.ok()) << i << ": " << refused.status();
+    refused->Refund();
+  }
+  auto lease = quotas.Admit("a", limits, use, 0);
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  *lease = QuotaLease();
+  EXPECT_FALSE(quotas.Admit("a", limits, use, 0).ok()) << "five refunds, and a second's worth";
+  EXPECT_TRUE(quotas.Admit("a", limits, use, kSecond).ok()) << "100 of 600 tokens are left";
+  EXPECT_FALSE(quotas.Admit("a", limits, use, 2 * kSecond).ok());
 }
 
 TEST(TenantQuotas, RefusesPrioritiesThatAreTooUrgent) {
