@@ -73,6 +73,11 @@ void HealthService::SetServing(const std::string& service, bool serving) {
   }
 }
 
+bool HealthService::is_watched() const {
+  MutexLock lock(&mutex_);
+  return !watches_.empty();
+}
+
 void HealthService::Shutdown() {
   MutexLock lock(&mutex_);
   shut_down_ = true;

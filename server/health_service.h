@@ -22,6 +22,8 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
 
   void SetServing(const std::string& service, bool serving) EXCLUDES_LOCK(mutex_);
 
+  bool is_watched() const EXCLUDES_LOCK(mutex_);
+
   // Ends all watches, now and later, so that the server can shut down.
   void Shutdown() EXCLUDES_LOCK(mutex_);
 
@@ -38,7 +40,7 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   bool AddWatch(const std::string& service, WatchCall* call) EXCLUDES_LOCK(mutex_);
   void RemoveWatch(WatchCall* call) EXCLUDES_LOCK(mutex_);
 
-  Mutex mutex_;
+  mutable Mutex mutex_;
   std::map<std::string, Response::ServingStatus> statuses_ GUARDED_BY(mutex_);
   std::map<WatchCall*, std::string> watches_ GUARDED_BY(mutex_);  // and what each one watches
   bool shut_down_ GUARDED_BY(mutex_) = false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <thread>
 #include <utility>
 
 #include "base/status.h"
@@ -18,6 +19,9 @@ constexpr int kMaxDraftTokens = 8;  // a step, of one sequence
 constexpr char kGenerationService[] = "tessera.v1.GenerationService";
 constexpr char kModelService[] = "tessera.v1.ModelService";
 constexpr char kControlService[] = "tessera.v1.ControlService";
+// For clients that watch our health to turn to another daemon. What comes once gRPC shuts down it
+// ends by itself, with CANCELLED and no word of why.
+constexpr std::chrono::milliseconds kNoticeTime{500};
 // After the engine has ended every request: for clients to read what is on its way to them.
 constexpr std::chrono::seconds kFlushTime{5};
 
@@ -163,12 +167,16 @@ void Server::Drain() {
   ready_ = false;
   health_service_.SetServing("", false);
   health_service_.SetServing(kGenerationService, false);
+  const std::chrono::duration<double> drain_timeout(drain_timeout_seconds_);
+  const auto noticed = std::chrono::steady_clock::now() +
+                       std::min<std::chrono::duration<double>>(kNoticeTime, drain_timeout);
   if (engine_ != nullptr) {
     Log(LogLevel::kInfo, "draining",
         {{"open_requests", int64_t{engine_->num_unfinished_requests()}},
-         {"timeout_s", drain_timeout_seconds_.load()}});
-    engine_->Drain(engine_->Now() + Nanoseconds(drain_timeout_seconds_));
+         {"timeout_s", drain_timeout.count()}});
+    engine_->Drain(engine_->Now() + Nanoseconds(drain_timeout.count()));
   }
+  if (health_service_.is_watched()) std::this_thread::sleep_until(noticed);
   health_service_.Shutdown();
   grpc_.Shutdown(kFlushTime);
   control_.Shutdown(kFlushTime);

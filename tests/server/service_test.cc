@@ -364,6 +364,20 @@ TEST(DrainTest, OpenRequestsFinishNewOnesAreRefusedAndWatchersHear) {
   drain.join();
 }
 
+TEST(DrainTest, WatchersHearOfItWhileCallsAreStillAnswered) {
+  TestServer test;
+  const auto watch_context = NewContext();
+  const auto watch = test.health->Watch(watch_context.get(), {});
+  grpc::health::v1::HealthCheckResponse health;
+  ASSERT_TRUE(watch->Read(&health));
+  std::thread drain([&] { test.server->Drain(); });  // nothing is open: done at once
+  ASSERT_TRUE(watch->Read(&health));
+  const grpc::Status refused = GenerateStatus(&test, TextRequest("x", 1));
+  EXPECT_EQ(refused.error_code(), StatusCode::UNAVAILABLE);
+  EXPECT_THAT(refused.error_message(), HasSubstr("draining"));
+  drain.join();
+}
+
 TEST(DrainTest, TimeoutGivesEveryStreamAStatus) {
   TestServerOptions options;
   options.server.drain_timeout_seconds = 0.0;
