@@ -2,6 +2,7 @@
 """Keys, quotas, TLS, separate control, and clients that mean harm, against the real daemon with real
 clients (grpcio, tessera, raw sockets)."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -66,6 +67,42 @@ def make_certificate(name, authority, serial):
 
 def pem(name):
     return (FOLDER / name).read_bytes()
+
+
+class Tap:
+    """Passes one connection on to a daemon, and keeps what comes back."""
+
+    def __init__(self, target):
+        host, port = target.rsplit(":", 1)
+        self.daemon = socket.create_connection((host, int(port)))
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.target = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.received = bytearray()
+        self.thread = threading.Thread(target=self.serve)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.thread.join()
+        self.listener.close()
+        self.daemon.close()
+
+    def serve(self):
+        with self.listener.accept()[0] as client:
+            forth = threading.Thread(target=self.pass_on, args=(client, self.daemon, bytearray()))
+            forth.start()
+            self.pass_on(self.daemon, client, self.received)
+            forth.join()
+
+    @staticmethod
+    def pass_on(source, sink, record):
+        with contextlib.suppress(OSError):  # either end may hang up first
+            while data := source.recv(1 << 16):
+                record.extend(data)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
 
 class KeysTest(unittest.TestCase):
@@ -168,6 +205,19 @@ class KeysTest(unittest.TestCase):
             with error_of(self, grpc.StatusCode.UNIMPLEMENTED):
                 generation.Generate(one(), timeout=10)
 
+    def test_load_is_reported_to_known_callers_alone(self):
+        """gRPC clients keep that trailer to themselves, so what comes over the wire is looked at."""
+        with Daemon("--api-keys", self.keys, "--load-reports", model=MODEL) as daemon:
+            for key, metadata, code in (
+                    ("beta", {}, None), ("delta", {}, grpc.StatusCode.UNAUTHENTICATED),
+                    ("beta", {"x-tenant-id": "a"}, grpc.StatusCode.PERMISSION_DENIED)):
+                with Tap(daemon.target) as tap, grpc.insecure_channel(tap.target) as channel:
+                    call = generation_pb2_grpc.GenerationServiceStub(channel).Generate
+                    future = call.future(one(), timeout=10, metadata=bearer(key, **metadata))
+                    self.assertEqual(future.code(), code or grpc.StatusCode.OK)
+                self.assertIn(b"grpc-status", tap.received)
+                self.assertEqual(b"endpoint-load-metrics-bin" in tap.received, code is None)
+
     def test_services_are_not_described(self):
         call = self.daemon.channel.stream_stream(
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
@@ -248,16 +298,30 @@ class TlsTest(unittest.TestCase):
             self.generate(daemon, "authority")
             old = {name: pem(name) for name in ("server.pem", "server.key")}
             make_certificate("server", "stranger", 4)
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    self.generate(daemon, "stranger")
-                    break
-                except grpc.RpcError:
-                    self.assertLess(time.monotonic(), deadline)
-                    time.sleep(0.2)
+            self.wait_until_served(daemon, "stranger")
             for name, contents in old.items():
                 (FOLDER / name).write_bytes(contents)
+
+    def test_client_authorities_are_read_again(self):
+        trusted = FOLDER / "trusted.pem"
+        trusted.write_bytes(pem("authority.pem"))
+        with self.daemon("--tls-client-ca", trusted) as daemon:
+            self.generate(daemon, "authority", "client")
+            written = trusted.with_suffix(".new")
+            written.write_bytes(pem("stranger.pem"))
+            written.rename(trusted)
+            self.wait_until_served(daemon, "authority", "foreign")
+            with error_of(self, grpc.StatusCode.UNAVAILABLE):
+                self.generate(daemon, "authority", "client")
+
+    def wait_until_served(self, *arguments):
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return self.generate(*arguments)
+            except grpc.RpcError:
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.2)
 
 
 class SetupTest(unittest.TestCase):
