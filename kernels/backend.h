@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -95,6 +96,13 @@ struct SequenceBatch {
   int num_sequences() const { return static_cast<int>(kv_lengths.size()); }
   int num_rows() const { return query_starts.back(); }
 };
+
+// A device may compute rows that nobody asked for: activations of n rows that a step's calls
+// (Backend::RunStep) are given have room for RowsWithPadding(n).
+inline constexpr int kRowPadding = 64;
+inline int64_t RowsWithPadding(int64_t n) {
+  return (n + kRowPadding - 1) / kRowPadding * kRowPadding;
+}
 
 // The rows of one step.
 struct StepRows {
@@ -198,6 +206,18 @@ class Backend {
   // Announces what the calls of the next step are given: spans and batch stay as they are until the
   // next BeginStep, so that a device can take them over in one copy.
   virtual void BeginStep(const StepRows& step) = 0;
+
+  // BeginStep, then `calls`: Embed, norms, Linear, RopeStoreKv, Attention, SwiGlu and GatherRows,
+  // no others. Or a device repeats what it was called for in an earlier step of the same `program`,
+  // with as many rows and selected rows or a few more (CUDA graphs): so nothing but the step may
+  // tell the calls of two steps of a program apart. `program` is any address that tells a model's
+  // calls from others'; it is forgotten when some DeviceBuffer dies.
+  virtual void RunStep(const StepRows& step, const void* program,
+                       const std::function<void()>& calls) {
+    static_cast<void>(program);
+    BeginStep(step);
+    calls();
+  }
 
   // out[r] = table row tokens[r], dequantised. out: [tokens.size(), table.cols].
   virtual void Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) = 0;

@@ -1,6 +1,7 @@
 #include "model/llama.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -42,8 +43,8 @@ Llama::Llama(Backend* backend, const ModelConfig& config, ModelWeights weights,
       weights_(std::move(weights)),
       attention_dim_(config.num_heads * config.head_dim),
       qkv_dim_((config.num_heads + 2 * config.num_kv_heads) * config.head_dim) {
-  const int64_t rows = limits.max_rows;
-  const int64_t selected = limits.max_selected;
+  const int64_t rows = RowsWithPadding(limits.max_rows);
+  const int64_t selected = RowsWithPadding(limits.max_selected);
   const int64_t rows_or_selected = std::max(rows, selected);
   BuildRope(limits.max_context);
   residual_ = AllocateFloats(backend, rows, config.hidden_dim);
@@ -57,7 +58,7 @@ Llama::Llama(Backend* backend, const ModelConfig& config, ModelWeights weights,
   selected_residual_ = AllocateFloats(backend, selected, config.hidden_dim);
   logits_ = AllocateFloats(backend, kLogitsRows, config.vocab_size);
   row_faults_ = backend->Allocate(static_cast<size_t>(rows));
-  host_row_faults_.resize(static_cast<size_t>(rows));
+  host_row_faults_.resize(static_cast<size_t>(limits.max_rows));
 }
 
 void Llama::BuildRope(int max_context) {
@@ -73,32 +74,37 @@ void Llama::BuildRope(int max_context) {
 void Llama::Forward(std::span<const TokenId> tokens, const SequenceBatch& batch,
                     std::span<const int32_t> selected_rows, KvCache* cache) {
   num_rows_ = batch.num_rows();
-  backend_.BeginStep({.tokens = tokens, .batch = &batch, .selected = selected_rows});
+  const StepRows step = {.tokens = tokens, .batch = &batch, .selected = selected_rows};
+  const auto calls = [&] { RunLayers(step, cache); };
   backend_.Zero(row_faults_.As<void>(), static_cast<size_t>(num_rows_));
+  // By reference, since a copy would be allocated.
+  backend_.RunStep(step, cache->layer(0), std::ref(calls));
+  backend_.Download(row_faults_.As<void>(), static_cast<size_t>(num_rows_),
+                    host_row_faults_.data());
+}
+
+void Llama::RunLayers(const StepRows& step, KvCache* cache) {
   const auto& layers = weights_.layers;
   const int last = config_.num_layers - 1;
-
-  backend_.Embed(*weights_.token_embedding, tokens, residual_.As<float>());
+  backend_.Embed(*weights_.token_embedding, step.tokens, residual_.As<float>());
   backend_.RmsNorm(residual_.As<float>(), layers[0].attention_norm.As<float>(),
                    config_.norm_epsilon, num_rows_, config_.hidden_dim, normed_.As<void>());
   for (int i = 0; i < last; ++i) {
-    StoreKeysAndValues(i, batch, cache);
-    Attend(i, batch, *cache);
+    StoreKeysAndValues(i, *step.batch, cache);
+    Attend(i, *step.batch, *cache);
     FinishLayer(layers[i], num_rows_, attended_, residual_, layers[i + 1].attention_norm);
   }
 
-  StoreKeysAndValues(last, batch, cache);
-  backend_.Download(row_faults_.As<void>(), static_cast<size_t>(num_rows_),
-                    host_row_faults_.data());
-  if (selected_rows.empty()) return;
-  Attend(last, batch, *cache);
-  backend_.GatherRows(attended_.As<void>(), selected_rows,
+  StoreKeysAndValues(last, *step.batch, cache);
+  if (step.selected.empty()) return;
+  Attend(last, *step.batch, *cache);
+  backend_.GatherRows(attended_.As<void>(), step.selected,
                       static_cast<size_t>(attention_dim_) * backend_.activation_bytes(),
                       selected_attended_.As<void>());
-  backend_.GatherRows(residual_.As<void>(), selected_rows,
+  backend_.GatherRows(residual_.As<void>(), step.selected,
                       static_cast<size_t>(config_.hidden_dim) * sizeof(float),
                       selected_residual_.As<void>());
-  FinishLayer(layers[last], static_cast<int64_t>(selected_rows.size()), selected_attended_,
+  FinishLayer(layers[last], static_cast<int64_t>(step.selected.size()), selected_attended_,
               selected_residual_, weights_.output_norm);
 }
 

@@ -43,6 +43,7 @@ class Llama {
 
  private:
   void BuildRope(int max_context);
+  void RunLayers(const StepRows& step, KvCache* cache);
   void StoreKeysAndValues(int layer_index, const SequenceBatch& batch, KvCache* cache);
   void Attend(int layer_index, const SequenceBatch& batch, const KvCache& cache);
   // Everything behind attention: output projection, feed-forward block, and the norm that follows,

@@ -130,15 +130,17 @@ void AttentionPlan::AddCombines(const Tile& tile, int32_t partial_row, int num_s
   }
 }
 
-size_t AttentionPlan::packed_bytes() const {
-  return sizeof(AttentionPlanHeader) + items_.size() * sizeof(AttentionItem) +
-         combines_.size() * sizeof(AttentionCombine);
+size_t AttentionPlan::items_bytes() const {
+  return items_.size() * sizeof(AttentionItem) + combines_.size() * sizeof(AttentionCombine);
 }
 
-void AttentionPlan::Pack(void* host) const {
-  auto* out = static_cast<char*>(host);
-  std::memcpy(out, &header_, sizeof(header_));
-  out += sizeof(header_);
+void AttentionPlan::Pack(size_t items_offset, void* header) const {
+  CHECK(items_offset >= sizeof(AttentionPlanHeader) && items_offset % alignof(AttentionItem) == 0)
+      << items_offset;
+  AttentionPlanHeader placed = header_;
+  placed.items_offset = static_cast<int32_t>(items_offset);
+  std::memcpy(header, &placed, sizeof(placed));
+  char* out = static_cast<char*>(header) + items_offset;
   if (!items_.empty()) std::memcpy(out, items_.data(), items_.size() * sizeof(AttentionItem));
   out += items_.size() * sizeof(AttentionItem);
   if (combines_.empty()) return;

@@ -51,15 +51,17 @@ struct AttentionCombine {
 
 inline constexpr int kAttentionCombineRows = 16;
 
-// A plan in device memory: this, its items, its combines.
+// A plan in device memory: this and, items_offset bytes from here, its items, then its combines.
 struct AttentionPlanHeader {
   int32_t num_items;
   int32_t num_combines;
   int32_t num_partial_rows;  // of each KV head
   int32_t causal;
+  int32_t items_offset;
 
   __host__ __device__ const AttentionItem* Items() const {
-    return reinterpret_cast<const AttentionItem*>(this + 1);
+    return reinterpret_cast<const AttentionItem*>(reinterpret_cast<const char*>(this) +
+                                                  items_offset);
   }
   __host__ __device__ const AttentionCombine* Combines() const {
     return reinterpret_cast<const AttentionCombine*>(Items() + num_items);
@@ -73,6 +75,8 @@ struct AttentionPlanOptions {
   int num_blocks = 1;        // that run at once: AttentionNumBlocks
   int max_partial_rows = 0;  // of each KV head, that the workspace holds
   bool causal = true;
+
+  bool operator==(const AttentionPlanOptions&) const = default;
 };
 
 // How one step's attention is divided among thread blocks: made on the host once a step, for all
@@ -87,9 +91,11 @@ class AttentionPlan {
   const std::vector<AttentionCombine>& combines() const { return combines_; }
   const AttentionPlanHeader& header() const { return header_; }
 
-  size_t packed_bytes() const;
-  // To be copied to the device as it is: an AttentionPlanHeader and what follows it.
-  void Pack(void* host) const;
+  // Of items and combines.
+  size_t items_bytes() const;
+  // Writes what is to be copied to the device as it is: an AttentionPlanHeader to `header`, the
+  // rest items_offset bytes behind.
+  void Pack(size_t items_offset, void* header) const;
 
  private:
   // Up to tile_rows neighbouring packed rows of a sequence and all keys that any of them sees.

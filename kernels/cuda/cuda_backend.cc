@@ -42,6 +42,20 @@ std::string DeviceClass(DType type, const DeviceProperties& device) {
          std::to_string(device.num_sms);
 }
 
+// The kernels of more rows run for longer than the host takes to launch them.
+constexpr int kMaxGraphRows = 256;
+
+bool IsServedByGraphs(const StepRows& step) {
+  return step.batch->num_rows() > 0 && step.batch->num_rows() <= kMaxGraphRows &&
+         step.selected.size() <= kMaxGraphRows;
+}
+
+StepPadding PaddingOf(const StepRows& step) {
+  const int num_rows = step.batch->num_rows();
+  const int num_selected = static_cast<int>(step.selected.size());
+  return {PaddedRows(num_rows) - num_rows, PaddedRows(num_selected) - num_selected};
+}
+
 }  // namespace
 
 template <typename T>
@@ -74,6 +88,7 @@ template <typename T>
 void CudaBackend<T>::Free(void* data, size_t /*size_bytes*/) {
   stream_.Synchronize();
   CHECK_EQ(allocations_.erase(data), size_t{1}) << "allocations at that address";
+  graphs_.Clear();
 }
 
 template <typename T>
@@ -91,11 +106,13 @@ void CudaBackend<T>::Upload(const void* host, size_t size_bytes, void* device) {
 
 template <typename T>
 void CudaBackend<T>::Download(const void* device, size_t size_bytes, void* host) {
+  CheckIsNoCall();
   downloads_.Add(device, size_bytes, host);
 }
 
 template <typename T>
 void CudaBackend<T>::Zero(void* device, size_t size_bytes) {
+  CheckIsNoCall();
   FillAsync(device, 0, size_bytes, stream_);
 }
 
@@ -116,12 +133,42 @@ size_t CudaBackend<T>::KvPageBytes(const KvSpec& spec) const {
 }
 
 template <typename T>
-void CudaBackend<T>::BeginStep(const StepRows& step) {
+void CudaBackend<T>::Begin(const StepRows& step, const StepPadding& padding) {
   std::snprintf(fault_context, sizeof(fault_context),
                 "step %llu: %d sequences, %d rows, %zu pages, %zu rows selected",
                 static_cast<unsigned long long>(++num_steps_), step.batch->num_sequences(),
                 step.batch->num_rows(), step.batch->page_ids.size(), step.selected.size());
-  step_.Begin(step);
+  step_.Begin(step, padding);
+}
+
+template <typename T>
+void CudaBackend<T>::RunStep(const StepRows& step, const void* program,
+                             const std::function<void()>& calls) {
+  if (!IsServedByGraphs(step)) {
+    BeginStep(step);
+    return calls();
+  }
+  Begin(step, PaddingOf(step));
+  const int num_changes = step_.num_changes() + attention_.num_changes();
+  if (num_changes != num_changes_) graphs_.Clear();
+  num_changes_ = num_changes;
+  pads_rows_ = true;
+  graphs_.Run({.program = program,
+               .num_rows = step_.view().num_rows,
+               .num_selected = step_.view().num_selected,
+               .combines = step_.plan().num_combines > 0},
+              stream_, calls);
+  pads_rows_ = false;
+}
+
+template <typename T>
+int CudaBackend<T>::NumRows(int64_t n) const {
+  return pads_rows_ ? PaddedRows(ToInt(n)) : ToInt(n);
+}
+
+template <typename T>
+void CudaBackend<T>::CheckIsNoCall() const {
+  CHECK(!pads_rows_) << "RunStep's calls may be repeated, which this one may not";
 }
 
 template <typename T>
@@ -129,7 +176,7 @@ void CudaBackend<T>::Embed(const PackedWeight& table, std::span<const TokenId> t
   CHECK(tokens.data() == step_.rows().tokens.data()) << "other tokens than the step's";
   TESSERA_CUDA_NAMESPACE::Embed({.table = CudaWeight::From(table).view(),
                                  .tokens = step_.view().tokens,
-                                 .num_rows = static_cast<int>(tokens.size()),
+                                 .num_rows = NumRows(static_cast<int64_t>(tokens.size())),
                                  .out = out},
                                 stream_);
 }
@@ -140,7 +187,7 @@ void CudaBackend<T>::RmsNorm(const float* x, const float* weight, float epsilon,
   TESSERA_CUDA_NAMESPACE::RmsNorm<T>({.x = const_cast<float*>(x),  // not written without an addend
                                       .weight = weight,
                                       .epsilon = epsilon,
-                                      .num_rows = ToInt(num_rows),
+                                      .num_rows = NumRows(num_rows),
                                       .dim = ToInt(dim),
                                       .out = out},
                                      stream_);
@@ -153,7 +200,7 @@ void CudaBackend<T>::AddRmsNorm(const void* x, const float* weight, float epsilo
                                       .addend = x,
                                       .weight = weight,
                                       .epsilon = epsilon,
-                                      .num_rows = ToInt(num_rows),
+                                      .num_rows = NumRows(num_rows),
                                       .dim = ToInt(dim),
                                       .out = out},
                                      stream_);
@@ -165,7 +212,7 @@ void CudaBackend<T>::Linear(const void* x, int64_t num_rows,
                             std::span<const PackedWeight* const> weights, void* out) {
   GemmParams params;
   params.x = x;
-  params.num_rows = ToInt(num_rows);
+  params.num_rows = NumRows(num_rows);
   for (const PackedWeight* weight : weights) params.out_stride += weight->rows();
   T* first_column = static_cast<T*>(out);
   for (size_t i = 0; i < weights.size();) {
@@ -184,6 +231,7 @@ void CudaBackend<T>::Linear(const void* x, int64_t num_rows,
 template <typename T>
 void CudaBackend<T>::Logits(const void* x, int64_t num_rows, const PackedWeight& weight,
                             float* out) {
+  CheckIsNoCall();
   GemmParams params;
   params.x = x;
   params.num_rows = ToInt(num_rows);
@@ -220,7 +268,7 @@ template <typename T>
 void CudaBackend<T>::SwiGlu(const void* gate_up, int64_t num_rows, int64_t dim, void* out) {
   GatedActivation<T>(
       Activation::kSwiGlu,
-      {.gate_up = gate_up, .num_rows = ToInt(num_rows), .dim = ToInt(dim), .out = out}, stream_);
+      {.gate_up = gate_up, .num_rows = NumRows(num_rows), .dim = ToInt(dim), .out = out}, stream_);
 }
 
 template <typename T>
@@ -229,7 +277,7 @@ void CudaBackend<T>::GatherRows(const void* x, std::span<const int32_t> rows, si
   CHECK(rows.data() == step_.rows().selected.data()) << "other rows than the step's selected ones";
   TESSERA_CUDA_NAMESPACE::GatherRows({.x = x,
                                       .rows = step_.view().selected,
-                                      .num_rows = static_cast<int>(rows.size()),
+                                      .num_rows = NumRows(static_cast<int64_t>(rows.size())),
                                       .row_bytes = static_cast<int64_t>(row_bytes),
                                       .out = out},
                                      stream_);
@@ -238,12 +286,14 @@ void CudaBackend<T>::GatherRows(const void* x, std::span<const int32_t> rows, si
 template <typename T>
 void CudaBackend<T>::CopyPage(const KvSpec& spec, std::byte* pages, int32_t from, int32_t to,
                               int num_tokens) {
+  CheckIsNoCall();
   LaunchCopyPage(stream_, spec, pages, from, to, num_tokens);
 }
 
 template <typename T>
 void CudaBackend<T>::Sample(float* logits, int64_t vocab_size, std::span<const SampleRow> rows,
                             std::span<SampleResult> results) {
+  CheckIsNoCall();
   sampler_.Run(logits, vocab_size, rows, results);
 }
 

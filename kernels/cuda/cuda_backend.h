@@ -13,13 +13,14 @@
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/step_attention.h"
 #include "kernels/cuda/step_buffer.h"
+#include "kernels/cuda/step_graphs.h"
 #include "kernels/cuda/step_sampler.h"
 
 namespace tessera::TESSERA_CUDA_NAMESPACE {
 
 // The ops of kernels/cuda on one stream. T (Bf16 or Fp16) is the type of activations, keys and
 // values. What ops are given as tokens, batch and rows must be what BeginStep announced: they read
-// the device's copy of it. Steps of sizes already seen allocate nothing.
+// the device's copy of it. Steps of sizes already seen twice allocate nothing.
 template <typename T>
 class CudaBackend final : public Backend {
  public:
@@ -41,7 +42,9 @@ class CudaBackend final : public Backend {
 
   size_t KvPageBytes(const KvSpec& spec) const override;
 
-  void BeginStep(const StepRows& step) override;
+  void BeginStep(const StepRows& step) override { Begin(step, {}); }
+  void RunStep(const StepRows& step, const void* program,
+               const std::function<void()>& calls) override;
   void Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) override;
   void RmsNorm(const float* x, const float* weight, float epsilon, int64_t num_rows, int64_t dim,
                void* out) override;
@@ -63,6 +66,11 @@ class CudaBackend final : public Backend {
 
  private:
   void Free(void* data, size_t size_bytes) override;
+  void Begin(const StepRows& step, const StepPadding& padding);
+  // Of ops' kernels: n, or in calls that a graph repeats more.
+  int NumRows(int64_t n) const;
+  // For what a graph would repeat with the arguments of another step.
+  void CheckIsNoCall() const;
 
   const DeviceProperties device_;
   const std::string name_;
@@ -72,6 +80,9 @@ class CudaBackend final : public Backend {
   StepBuffer step_;
   StepAttention attention_;
   StepSampler sampler_;
+  StepGraphs graphs_;
+  int num_changes_ = 0;     // of the memory that graphs_ refers to
+  bool pads_rows_ = false;  // inside RunStep's calls of a step that graphs serve
   uint64_t num_steps_ = 0;
 };
 

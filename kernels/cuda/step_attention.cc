@@ -27,6 +27,7 @@ void StepAttention::Prepare(const KvSpec& spec, const Stream& stream) {
   CHECK(AttentionSupports(type_, spec.head_dim))
       << "this build has no attention for heads of " << spec.head_dim << " in " << Name(type_);
   limits_ = LimitsFor(spec, device_);
+  ++num_changes_;
   stream.Synchronize();  // the old memory's readers
   workspace_ = DeviceMemory(AttentionWorkspaceBytes(limits_));
   FillAsync(workspace_.data(), 0, workspace_.size_bytes(), stream);

@@ -15,6 +15,9 @@ class StepAttention {
 
   void Run(const AttentionParams& params, StepBuffer* step, const Stream& stream);
 
+  // How often the scratch memory has changed.
+  int num_changes() const { return num_changes_; }
+
  private:
   void Prepare(const KvSpec& spec, const Stream& stream);
 
@@ -22,6 +25,7 @@ class StepAttention {
   const DeviceProperties device_;
   AttentionWorkspaceLimits limits_;
   DeviceMemory workspace_;
+  int num_changes_ = 0;
 };
 
 }  // namespace tessera::TESSERA_CUDA_NAMESPACE

@@ -3,41 +3,37 @@
 namespace tessera::TESSERA_CUDA_NAMESPACE {
 namespace {
 
-constexpr size_t kPlanAlignment = 256;
-
-size_t RoundUp(size_t value, size_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
-bool IsSame(const AttentionPlanOptions& a, const AttentionPlanOptions& b) {
-  return a.group == b.group && a.num_kv_heads == b.num_kv_heads &&
-         a.max_tile_rows == b.max_tile_rows && a.num_blocks == b.num_blocks &&
-         a.max_partial_rows == b.max_partial_rows && a.causal == b.causal;
-}
+// Of the step's rows, behind the plan's header.
+constexpr size_t kRowsOffset = 256;
+static_assert(sizeof(AttentionPlanHeader) <= kRowsOffset);
 
 }  // namespace
 
-void StepBuffer::Begin(const StepRows& step) {
+void StepBuffer::Begin(const StepRows& step, const StepPadding& padding) {
   rows_ = step;
-  plan_offset_ = RoundUp(PackedStepBytes(step), kPlanAlignment);
-  size_t size_bytes = plan_offset_;
+  padding_ = padding;
+  const size_t items_offset = kRowsOffset + PackedStepBytes(step, padding);
+  size_t size_bytes = items_offset;
   if (has_options_) {
     plan_.Build(*step.batch, options_);
-    size_bytes += plan_.packed_bytes();
+    size_bytes += plan_.items_bytes();
   }
+  const char* old_memory = buffer_.device();
   char* host = buffer_.BeginWrite(size_bytes);
-  view_ = PackStep(step, 0, host, buffer_.device());
-  if (has_options_) plan_.Pack(host + plan_offset_);
+  if (buffer_.device() != old_memory) ++num_changes_;
+  view_ = PackStep(step, padding, host + kRowsOffset, buffer_.device() + kRowsOffset);
+  if (has_options_) plan_.Pack(items_offset, host);
   buffer_.Copy();
 }
 
 const AttentionPlanHeader* StepBuffer::PlanFor(const AttentionPlanOptions& options) {
-  if (!has_options_ || !IsSame(options, options_)) {
+  if (!has_options_ || options != options_) {
     options_ = options;
     has_options_ = true;
-    Begin(rows_);
+    ++num_changes_;
+    Begin(rows_, padding_);
   }
-  return reinterpret_cast<const AttentionPlanHeader*>(buffer_.device() + plan_offset_);
+  return reinterpret_cast<const AttentionPlanHeader*>(buffer_.device());
 }
 
 }  // namespace tessera::TESSERA_CUDA_NAMESPACE

@@ -59,34 +59,35 @@ void FillRows(const SequenceBatch& batch, int num_rows, int32_t* sequences, int3
 
 }  // namespace
 
-size_t PackedStepBytes(const StepRows& step, int num_padding_rows) {
+size_t PackedStepBytes(const StepRows& step, const StepPadding& padding) {
   const SequenceBatch& batch = *step.batch;
-  const int num_rows = batch.num_rows() + num_padding_rows;
-  return ArrayBytes(batch.query_starts.size()) + ArrayBytes(batch.kv_lengths.size()) +
-         ArrayBytes(batch.page_starts.size()) + ArrayBytes(batch.page_ids.size()) +
-         3 * ArrayBytes(static_cast<size_t>(num_rows)) + ArrayBytes(step.selected.size());
+  const auto num_rows = static_cast<size_t>(batch.num_rows() + padding.num_rows);
+  const size_t num_selected = step.selected.size() + static_cast<size_t>(padding.num_selected);
+  return 3 * ArrayBytes(num_rows) + ArrayBytes(num_selected) + ArrayBytes(num_rows + 1) +
+         ArrayBytes(batch.page_ids.size());
 }
 
-StepView PackStep(const StepRows& step, int num_padding_rows, void* host, const void* device) {
+// The page ids come last, since their number is not that of any rows.
+StepView PackStep(const StepRows& step, const StepPadding& padding, void* host,
+                  const void* device) {
   const SequenceBatch& batch = *step.batch;
   CHECK_EQ(step.tokens.size(), static_cast<size_t>(batch.num_rows()));
+  CHECK_LE(batch.num_sequences(), batch.num_rows());
   Packer packer(host, device);
   StepView view;
-  view.num_sequences = batch.num_sequences();
-  view.num_rows = batch.num_rows() + num_padding_rows;
-  view.num_selected = static_cast<int>(step.selected.size());
-  view.query_starts = packer.Append(batch.query_starts);
-  view.kv_lengths = packer.Append(batch.kv_lengths);
-  view.page_starts = packer.Append(batch.page_starts);
-  view.page_ids = packer.Append(batch.page_ids);
-  view.tokens = packer.Append(step.tokens, static_cast<size_t>(num_padding_rows));
-  view.selected = packer.Append(step.selected);
-  const Array sequences = packer.Reserve(static_cast<size_t>(view.num_rows));
-  const Array positions = packer.Reserve(static_cast<size_t>(view.num_rows));
+  view.num_rows = batch.num_rows() + padding.num_rows;
+  view.num_selected = static_cast<int>(step.selected.size()) + padding.num_selected;
+  const auto num_rows = static_cast<size_t>(view.num_rows);
+  const Array sequences = packer.Reserve(num_rows);
+  const Array positions = packer.Reserve(num_rows);
   FillRows(batch, view.num_rows, sequences.host, positions.host);
   view.row_sequences = sequences.device;
   view.row_positions = positions.device;
-  CHECK_EQ(packer.used_bytes(), PackedStepBytes(step, num_padding_rows));
+  view.tokens = packer.Append(step.tokens, num_rows - step.tokens.size());
+  view.selected = packer.Append(step.selected, static_cast<size_t>(padding.num_selected));
+  view.page_starts = packer.Append(batch.page_starts, num_rows + 1 - batch.page_starts.size());
+  view.page_ids = packer.Append(batch.page_ids);
+  CHECK_EQ(packer.used_bytes(), PackedStepBytes(step, padding));
   return view;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <random>
 
 #include "kernels/rope_tables.h"
@@ -34,7 +35,8 @@ RandomDecoder::RandomDecoder(Backend* backend, const DecoderShape& shape, uint32
   const auto activations = [&](int64_t rows, int64_t cols) {
     return backend->Allocate(static_cast<size_t>(rows * cols) * backend->activation_bytes());
   };
-  const int64_t rows = std::max(shape.max_rows, shape.max_selected);
+  const int64_t rows = RowsWithPadding(std::max(shape.max_rows, shape.max_selected));
+  const int64_t selected = RowsWithPadding(shape.max_selected);
   residual_ = floats(rows, shape.hidden_dim);
   normed_ = activations(rows, shape.hidden_dim);
   qkv_ = activations(rows, qkv_dim_);
@@ -42,8 +44,8 @@ RandomDecoder::RandomDecoder(Backend* backend, const DecoderShape& shape, uint32
   projected_ = activations(rows, shape.hidden_dim);
   gate_up_ = activations(rows, int64_t{2} * shape.ffn_dim);
   activated_ = activations(rows, shape.ffn_dim);
-  selected_attended_ = activations(shape.max_selected, attention_dim_);
-  selected_residual_ = floats(shape.max_selected, shape.hidden_dim);
+  selected_attended_ = activations(selected, attention_dim_);
+  selected_residual_ = floats(selected, shape.hidden_dim);
   logits_ = floats(shape.max_selected, shape.vocab_size);
   row_faults_ = backend->Allocate(static_cast<size_t>(rows));
 }
@@ -106,10 +108,17 @@ size_t RandomDecoder::weight_bytes() const {
 }
 
 void RandomDecoder::Run(const StepRows& step) {
+  const auto num_selected = static_cast<int64_t>(step.selected.size());
+  const auto calls = [&] { RunLayers(step); };
+  backend_.Zero(row_faults_.As<void>(), static_cast<size_t>(step.batch->num_rows()));
+  backend_.RunStep(step, this, std::ref(calls));
+  if (num_selected == 0) return;
+  backend_.Logits(normed_.As<void>(), num_selected, *embedding_, logits_.As<float>());
+}
+
+void RandomDecoder::RunLayers(const StepRows& step) {
   const int64_t num_rows = step.batch->num_rows();
   const auto num_selected = static_cast<int64_t>(step.selected.size());
-  backend_.BeginStep(step);
-  backend_.Zero(row_faults_.As<void>(), static_cast<size_t>(num_rows));
   backend_.Embed(*embedding_, step.tokens, residual_.As<float>());
   backend_.RmsNorm(residual_.As<float>(), layers_[0].attention_norm.As<float>(), kEpsilon, num_rows,
                    shape_.hidden_dim, normed_.As<void>());
@@ -126,7 +135,6 @@ void RandomDecoder::Run(const StepRows& step) {
                       static_cast<size_t>(shape_.hidden_dim) * sizeof(float),
                       selected_residual_.As<void>());
   FinishLayer(layers_.back(), num_selected, selected_attended_, selected_residual_, output_norm_);
-  backend_.Logits(normed_.As<void>(), num_selected, *embedding_, logits_.As<float>());
 }
 
 void RandomDecoder::StoreAndAttend(const StepRows& step, const Layer& layer) {

@@ -51,6 +51,7 @@ class RandomDecoder {
   DeviceBuffer NewNorm();
   Layer NewLayer();
   void BuildRope();
+  void RunLayers(const StepRows& step);
   void StoreAndAttend(const StepRows& step, const Layer& layer);
   void FinishLayer(const Layer& layer, int64_t num_rows, const DeviceBuffer& attended,
                    const DeviceBuffer& residual, const DeviceBuffer& next_norm);

@@ -49,14 +49,15 @@ struct DeviceStep {
     const StepRows rows = {tokens, &batch, {}};
     std::vector<uint64_t> packed(cuda::PackedStepBytes(rows) / sizeof(uint64_t));
     memory = cuda::DeviceMemory(packed.size() * sizeof(uint64_t));
-    view = cuda::PackStep(rows, 0, packed.data(), memory.data());
+    view = cuda::PackStep(rows, {}, packed.data(), memory.data());
     cuda::CopyToDevice(memory.data(), packed.data(), memory.size_bytes());
   }
 };
 
 cuda::DeviceMemory UploadPlan(const cuda::AttentionPlan& plan) {
-  std::vector<char> packed(plan.packed_bytes());
-  plan.Pack(packed.data());
+  constexpr size_t kItemsOffset = sizeof(cuda::AttentionPlanHeader);
+  std::vector<char> packed(kItemsOffset + plan.items_bytes());
+  plan.Pack(kItemsOffset, packed.data());
   cuda::DeviceMemory memory(packed.size());
   cuda::CopyToDevice(memory.data(), packed.data(), packed.size());
   return memory;

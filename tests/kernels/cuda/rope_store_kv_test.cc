@@ -95,10 +95,10 @@ Result Run(const Shape& shape, const Rows& rows, const Tables& tables,
            const std::vector<uint16_t>& qkv) {
   const SequenceBatch batch = rows.batch();
   const StepRows step = {rows.tokens, &batch, {}};
-  std::vector<uint64_t> packed(cuda::PackedStepBytes(step, rows.num_padding_rows) / 8);
+  const cuda::StepPadding padding = {.num_rows = rows.num_padding_rows};
+  std::vector<uint64_t> packed(cuda::PackedStepBytes(step, padding) / 8);
   const cuda::DeviceArray<uint64_t> device_step(packed.size());
-  const cuda::StepView view =
-      cuda::PackStep(step, rows.num_padding_rows, packed.data(), device_step.data());
+  const cuda::StepView view = cuda::PackStep(step, padding, packed.data(), device_step.data());
   cuda::CopyToDevice(device_step.data(), packed.data(), packed.size() * 8);
   const cuda::DeviceArray<uint16_t> device_qkv(qkv);
   const cuda::DeviceArray<uint16_t> pages(
