@@ -187,10 +187,10 @@ double ValueOfBits(uint16_t bits) {
 // The nearest value by search, ties to the even pattern; past the midpoint above the largest finite
 // value infinity.
 template <typename T>
-uint16_t NearestBits(float value) {
+uint16_t NearestBits(double value) {
   if (value != value) return 0x7FFF;
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
-  const double magnitude = std::fabs(static_cast<double>(value));
+  const double magnitude = std::fabs(value);
   constexpr int kInfinity = ((1 << (15 - Format<T>::kMantissaBits)) - 1)
                             << Format<T>::kMantissaBits;
   int low = 0, high = kInfinity;  // ValueOfBits(low) <= magnitude < the one after high
@@ -282,6 +282,45 @@ void CheckUnpack(Checker& checker) {
   }
 }
 
+template <typename T>
+__global__ void AddPairsKernel(const uint32_t* a, const uint32_t* b, uint32_t* out, int size) {
+  const int i = GlobalIndex();
+  if (i < size) out[i] = AddPairs<T>(a[i], b[i]);
+}
+
+// Of any bits; every other pair is near 1, so that sums must be rounded.
+std::vector<uint32_t> RandomPairs(size_t size, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<uint32_t> pairs(size);
+  for (size_t i = 0; i < size; ++i) {
+    const auto bits = static_cast<uint32_t>(random());
+    pairs[i] = i % 2 == 0 ? bits : 0x3C003C00u ^ (bits & 0x83FF83FFu);
+  }
+  return pairs;
+}
+
+// A sum of two in float64 is so close that rounding it again is rounding the sum itself.
+template <typename T>
+void CheckAddPairs(Checker& checker) {
+  constexpr size_t kSize = 40000;
+  std::vector<uint32_t> a = RandomPairs(kSize, 1), b = RandomPairs(kSize, 2);
+  for (size_t i = 0; i < 1000; ++i) b[i] = a[i] ^ 0x80008000u;  // sums of 0, or not a number
+  const DeviceArray<uint32_t> device_a(a), device_b(b), out(kSize);
+  const Stream stream;
+  Launch<AddPairsKernel<T>>(stream, NumBlocks(kSize), kThreads, 0, device_a.data(), device_b.data(),
+                            out.data(), static_cast<int>(kSize));
+  stream.Synchronize();
+  const std::vector<uint32_t> got = out.ToHost();
+  for (size_t i = 0; i < kSize; ++i) {
+    for (const int shift : {0, 16}) {
+      const auto x = static_cast<uint16_t>(a[i] >> shift), y = static_cast<uint16_t>(b[i] >> shift);
+      const uint16_t want = NearestBits<T>(ValueOfBits<T>(x) + ValueOfBits<T>(y));
+      checker.ExpectEqual(static_cast<uint16_t>(got[i] >> shift), want, "AddPairs",
+                          static_cast<long>(i));
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<Case> ArithmeticCases() {
@@ -293,7 +332,9 @@ std::vector<Case> ArithmeticCases() {
           {"float to bf16", CheckRounding<Bf16>},
           {"float to fp16", CheckRounding<Fp16>},
           {"unpack bf16", CheckUnpack<Bf16>},
-          {"unpack fp16", CheckUnpack<Fp16>}};
+          {"unpack fp16", CheckUnpack<Fp16>},
+          {"add pairs of bf16", CheckAddPairs<Bf16>},
+          {"add pairs of fp16", CheckAddPairs<Fp16>}};
 }
 
 }  // namespace tessera::conformance
