@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Time and memory of attention against length: our tiled kernel beside naive attention, which stops
-where its scores no longer fit.
+"""Time and memory of attention against length, on the GPU if there is one, else on the CPU: our
+tiled kernel beside naive attention, which stops where its scores no longer fit.
 
-    bench/attention_length.py --out bench/results/NAME [--threads 2] [--max-tokens 65536]
+    bench/attention.py --out bench/results/NAME [--build build/release] [--device auto|cpu|cuda]
 
-Writes attention-length.json and, where matplotlib is there, attention-length.png.
+Writes attention.jsonl and, where matplotlib is there, attention.png. On a GPU PyTorch, if it is
+there, runs the naive attention (bench/cuda_torch.py).
 """
 
 import argparse
@@ -12,10 +13,44 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-PROGRAM = ROOT / "build/release/bin/attention_length"
-NUM_HEADS = 9
+import length_plot
+
+BENCH = pathlib.Path(__file__).resolve().parent
+NUM_HEADS = 9  # bench/attention_length.cc
+
+
+def records_of(command):
+    """The JSON lines of a program, printed as they come."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        records = []
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            records.append(json.loads(line))
+    if process.returncode != 0:
+        raise RuntimeError(f"{command[0]} failed with {process.returncode}")
+    return records
+
+
+def has_gpu(build):
+    program = build / "bin/cuda_bench"
+    return program.exists() and subprocess.run(
+        [program, "device"], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def has_torch():
+    check = "import torch, sys; sys.exit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", check], stderr=subprocess.DEVNULL,
+                          check=False).returncode == 0
+
+
+def measure_gpu(build):
+    records = records_of([build / "bin/cuda_bench", "length"])
+    if has_torch():
+        return records + records_of([sys.executable, BENCH / "cuda_torch.py", "length"])
+    print("no PyTorch with a GPU: no naive attention")
+    return records
 
 
 def free_bytes():
@@ -25,55 +60,39 @@ def free_bytes():
     return 0
 
 
-def measure(kind, tokens, threads):
-    if kind == "naive" and NUM_HEADS * tokens * tokens * 4 > free_bytes() * 0.8:
-        print(f"naive, {tokens} tokens: {NUM_HEADS * tokens * tokens * 4 >> 30} GiB do not fit")
-        return None
-    output = subprocess.run([PROGRAM, kind, str(tokens), str(threads)], check=True,
-                            capture_output=True, text=True).stdout
-    print(output.strip(), flush=True)
-    return json.loads(output)
-
-
-def plot(rows, path):
-    try:
-        import matplotlib
-    except ImportError:
-        print("no matplotlib: no plot")
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (time_axis, memory_axis) = pyplot.subplots(1, 2, figsize=(10, 4))
-    for kind in ("tiled", "naive"):
-        mine = [row for row in rows if row["kind"] == kind]
-        tokens = [row["tokens"] for row in mine]
-        time_axis.loglog(tokens, [row["seconds"] for row in mine], "o-", label=kind, base=2)
-        memory_axis.loglog(tokens, [row["extra_mib"] for row in mine], "o-", label=kind, base=2)
-    time_axis.set(xlabel="tokens", ylabel="seconds", title="causal attention, 9/3 heads of 64")
-    memory_axis.set(xlabel="tokens", ylabel="MiB beside q, k, v and out", title="peak memory")
-    for axis in (time_axis, memory_axis):
-        axis.grid(True, which="both", alpha=0.3)
-        axis.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=80)
+def measure_cpu(build, threads, max_tokens):
+    """One process a measurement, so that its peak of memory is its own."""
+    records = []
+    tokens = 1024
+    while tokens <= max_tokens:
+        for who in ("tessera", "naive"):
+            score_bytes = NUM_HEADS * tokens * tokens * 4
+            if who == "naive" and score_bytes > free_bytes() * 0.8:
+                print(f"naive, {tokens} tokens: {score_bytes >> 30} GiB do not fit")
+                continue
+            records += records_of(
+                [build / "bin/attention_length", who, str(tokens), str(threads)])
+        tokens *= 2
+    return records
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--max-tokens", type=int, default=65536)
+    parser.add_argument("--build", type=pathlib.Path, default=BENCH.parent / "build/release")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU")
+    parser.add_argument("--max-tokens", type=int, default=65536, help="on the CPU")
     args = parser.parse_args()
-    rows = []
-    tokens = 1024
-    while tokens <= args.max_tokens:
-        rows += [row for kind in ("tiled", "naive") if (row := measure(kind, tokens, args.threads))]
-        tokens *= 2
+    if args.device == "cuda" or (args.device == "auto" and has_gpu(args.build)):
+        records = measure_gpu(args.build)
+    else:
+        records = measure_cpu(args.build, args.threads, args.max_tokens)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "attention-length.json").write_text(
-        json.dumps({"threads": args.threads, "rows": rows}, indent=1) + "\n")
-    plot(rows, args.out / "attention-length.png")
+    (args.out / "attention.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records))
+    length_plot.draw(records, args.out / "attention.png")
 
 
 if __name__ == "__main__":

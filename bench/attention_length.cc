@@ -1,8 +1,8 @@
-// Causal attention of one whole prompt, once: time and peak memory of the tiled kernel, or of naive
-// attention that materialises its scores. One process a measurement, so that its peak is its own;
-// bench/attention_length.py runs the sweep.
+// Causal attention of one whole prompt on the CPU, once: time and peak memory of our tiled kernel,
+// or of naive attention that materialises its scores. One process a measurement, so that its peak
+// is its own; bench/attention.py runs the sweep.
 //
-//   attention_length tiled|naive TOKENS THREADS
+//   attention_length tessera|naive TOKENS THREADS
 
 #include <sys/resource.h>
 
@@ -129,22 +129,21 @@ double RunNaive(const std::vector<float>& qkv, int num_tokens, int num_threads,
 int main(int argc, char** argv) {
   using namespace tessera;
   if (argc != 4) {
-    std::fprintf(stderr, "usage: attention_length tiled|naive TOKENS THREADS\n");
+    std::fprintf(stderr, "usage: attention_length tessera|naive TOKENS THREADS\n");
     return 1;
   }
-  const bool tiled = std::string_view(argv[1]) == "tiled";
+  const bool is_naive = std::string_view(argv[1]) == "naive";
   const int num_tokens = std::atoi(argv[2]);
   const int num_threads = std::atoi(argv[3]);
+  const double before_mib = PeakMib();
   std::vector<float> qkv = RandomQkv(num_tokens);
   std::vector<float> out(static_cast<size_t>(num_tokens) * kNumHeads * kSpec.head_dim);
-  const double before_mib = PeakMib();
-  const double seconds = tiled ? RunTiled(&qkv, num_tokens, num_threads, &out)
-                               : RunNaive(qkv, num_tokens, num_threads, &out);
-  double sum = 0;
-  for (const float value : out) sum += value;
+  const double seconds = is_naive ? RunNaive(qkv, num_tokens, num_threads, &out)
+                                  : RunTiled(&qkv, num_tokens, num_threads, &out);
+  const double sum = std::accumulate(out.begin(), out.end(), 0.0);
   std::printf(
-      "{\"kind\": \"%s\", \"tokens\": %d, \"seconds\": %.6f, \"extra_mib\": %.1f, "
-      "\"sum\": %.6f}\n",
-      argv[1], num_tokens, seconds, PeakMib() - before_mib, sum);
+      "{\"bench\": \"length\", \"who\": \"%s\", \"length\": %d, \"heads\": %d, "
+      "\"threads\": %d, \"ms\": %.3f, \"mib\": %.1f, \"sum\": %.6f}\n",
+      argv[1], num_tokens, kNumHeads, num_threads, seconds * 1e3, PeakMib() - before_mib, sum);
   return 0;
 }

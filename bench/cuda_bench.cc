@@ -2,15 +2,13 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
-#include <functional>
-#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "base/check.h"
-#include "kernels/cuda/half_bits.h"
+#include "bench/cuda_timer.h"
+#include "kernels/cuda/gemm.h"
 #include "kernels/cuda/kv_page.h"
 #include "kernels/cuda/make_backend.h"
 #include "kernels/cuda/runtime.h"
@@ -21,62 +19,12 @@
 
 // Times of CUDA kernels, one JSON object a line (the first names the device): medians over runs
 // that each begin with a cold L2, on random data. scripts/gpu-check runs it, and
-// bench/cuda_attention.py PyTorch at the same shapes.
+// bench/cuda_torch.py PyTorch at the same shapes.
 //
-//   cuda_bench attention|decode|mixed|length|step [--small]
+//   cuda_bench device|attention|decode|mixed|length|gemm|step [--small]
 
 namespace tessera::TESSERA_CUDA_NAMESPACE {
 namespace {
-
-struct BenchOptions {
-  bool small = false;  // shapes that the simulated device can run
-  int num_runs = 20;
-};
-
-// Times work on a stream, each time with nothing of its data in L2.
-class Timer {
- public:
-  Timer(const DeviceProperties& device, const BenchOptions& options)
-      : num_runs_(options.num_runs), flush_(options.small ? 1024 : 4 * device.l2_bytes) {}
-
-  const Stream& stream() const { return stream_; }
-
-  double MedianMs(const std::function<void()>& work) {
-    work();
-    std::vector<double> times;
-    for (int i = 0; i < num_runs_; ++i) {
-      FillAsync(flush_.data(), static_cast<uint8_t>(i), flush_.size_bytes(), stream_);
-      begin_.Record(stream_);
-      work();
-      end_.Record(stream_);
-      stream_.Synchronize();
-      times.push_back(MillisecondsBetween(begin_, end_));
-    }
-    std::sort(times.begin(), times.end());
-    return times[times.size() / 2];
-  }
-
- private:
-  const int num_runs_;
-  Stream stream_;
-  DeviceMemory flush_;
-  Event begin_, end_;
-};
-
-// Normally distributed 16-bit values; a large array repeats a million of them.
-DeviceMemory RandomMemory(size_t size_bytes) {
-  constexpr size_t kPoolBytes = size_t{2} << 20;
-  std::vector<uint16_t> pool(std::min(size_bytes, kPoolBytes) / 2);
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal;
-  for (uint16_t& bits : pool) bits = FloatToBf16Bits(normal(random));
-  DeviceMemory memory(size_bytes);
-  for (size_t offset = 0; offset < size_bytes; offset += pool.size() * 2) {
-    CopyToDevice(memory.data() + offset, pool.data(),
-                 std::min(pool.size() * 2, size_bytes - offset));
-  }
-  return memory;
-}
 
 // Bytes read and written per second by a copy on the device.
 double CopyBytesPerSecond(Timer* timer, const BenchOptions& options) {
@@ -261,6 +209,37 @@ void BenchLength(const DeviceProperties& device, const BenchOptions& options) {
   }
 }
 
+// Llama 8B's matrices in bf16: q, k and v; o; gate and up; down. PyTorch's cuBLAS, which may choose
+// another order of additions for each number of rows, shows what one order for all costs.
+void BenchGemm(const DeviceProperties& device, const BenchOptions& options) {
+  struct Matrix {
+    int cols, outputs;
+  };
+  Timer timer(device, options);
+  std::vector<Matrix> matrices = {{4096, 6144}, {4096, 4096}, {4096, 28672}, {14336, 4096}};
+  if (options.small) matrices = {{64, 72}};
+  for (const auto& [cols, outputs] : matrices) {
+    const DeviceMemory weight = RandomMemory(size_t{2} * cols * outputs);
+    for (const int rows :
+         options.small ? std::vector<int>{3} : std::vector<int>{1, 16, 64, 512, 4096}) {
+      const DeviceMemory x = RandomMemory(size_t{2} * rows * cols);
+      const DeviceMemory out(size_t{2} * rows * outputs);
+      GemmParams params;
+      params.x = x.data();
+      params.num_rows = rows;
+      params.num_weights = 1;
+      params.weights[0] = {DType::kBf16, outputs, cols, weight.data()};
+      params.out = out.data();
+      params.out_stride = outputs;
+      const double ms = timer.MedianMs([&] { Gemm<Bf16>(params, timer.stream()); });
+      std::printf(
+          "{\"bench\": \"gemm\", \"who\": \"tessera\", \"rows\": %d, \"cols\": %d, "
+          "\"outputs\": %d, \"ms\": %.4f}\n",
+          rows, cols, outputs, ms);
+    }
+  }
+}
+
 DecoderShape StepShape(bool small, int batch, int context) {
   DecoderShape shape = {.num_layers = 32,
                         .hidden_dim = 4096,
@@ -342,10 +321,12 @@ int Main(int argc, char** argv) {
   options.small = argc > 2 && std::string(argv[2]) == "--small";
   if (options.small) options.num_runs = 1;
   const std::pair<std::string, void (*)(const DeviceProperties&, const BenchOptions&)> benches[] = {
+      {"device", [](const DeviceProperties&, const BenchOptions&) {}},
       {"attention", BenchAttention},
       {"decode", BenchDecode},
       {"mixed", BenchMixed},
       {"length", BenchLength},
+      {"gemm", BenchGemm},
       {"step", BenchStep}};
   for (const auto& [name, run] : benches) {
     if (name != what) continue;
@@ -360,7 +341,8 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "cuda_bench: %s\n", error.c_str());
     return 1;
   }
-  std::fprintf(stderr, "usage: cuda_bench attention|decode|mixed|length|step [--small]\n");
+  std::fprintf(stderr,
+               "usage: cuda_bench device|attention|decode|mixed|length|gemm|step [--small]\n");
   return 2;
 }
 

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""PyTorch's attention at the shapes of bench/cuda_bench.cc, one JSON object a line.
+"""PyTorch's attention and matrix products at the shapes of bench/cuda_bench.cc, one JSON object a
+line.
 
-Flash and cuDNN backends of scaled_dot_product_attention, and naive attention that materialises its
-scores: bf16, random data, a cold L2, medians.
+Flash and cuDNN backends of scaled_dot_product_attention, naive attention that materialises its
+scores, and cuBLAS: bf16, random data, a cold L2, medians.
+
+usage: cuda_torch.py [attention|length|gemm ...]
 """
 import json
 import statistics
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +101,18 @@ def bench_length():
             attempt(work, bench="length", who=who, length=length, heads=12)
 
 
+def bench_gemm():
+    for cols, outputs in ((4096, 6144), (4096, 4096), (4096, 28672), (14336, 4096)):
+        weight = random(outputs, cols)
+        for rows in (1, 16, 64, 512, 4096):
+            x = random(rows, cols)
+            emit(bench="gemm", who="torch-cublas", rows=rows, cols=cols, outputs=outputs,
+                 ms=median_ms(lambda: F.linear(x, weight)))
+
+
 if __name__ == "__main__":
     torch.manual_seed(1)
-    bench_attention()
-    bench_length()
+    benches = {"attention": bench_attention, "length": bench_length, "gemm": bench_gemm}
+    for name, bench in benches.items():
+        if name in sys.argv[1:] or len(sys.argv) == 1:
+            bench()
