@@ -247,7 +247,7 @@ benchmark::internal::Benchmark* Register(const std::string& name, int threads, A
 void RegisterPath(const std::string& path, CpuIsa isa, int threads) {
   if (!IsSupported(isa)) return;
   const std::vector<std::string> arg_names = {"threads", "M"};
-  Register("int16_peak/" + path, threads, BM_Int16Peak, isa)->Arg(threads);
+  Register("int16_peak/" + path, threads, BM_Int16Peak, isa)->Arg(threads)->ArgName("threads");
   auto* model = Register("smollm2_step/" + path, threads, BM_Model, isa)->ArgNames(arg_names);
   for (int num_rows : {1, 2, 4, 8, 16, 32, 128, 512}) model->Args({threads, num_rows});
   for (DType type : kAllDTypes) {
@@ -261,7 +261,7 @@ void RegisterAll() {
   std::vector<int> thread_counts = {1};
   if (NumUsableCpus() > 1) thread_counts.push_back(NumUsableCpus());
   for (const int threads : thread_counts) {
-    Register("read_peak", threads, BM_ReadPeak)->Arg(threads);
+    Register("read_peak", threads, BM_ReadPeak)->Arg(threads)->ArgName("threads");
     RegisterPath("vnni", CpuIsa::kAvx512Vnni, threads);
     RegisterPath("avx512", CpuIsa::kAvx512, threads);
     RegisterPath("avx2", CpuIsa::kAvx2, threads);

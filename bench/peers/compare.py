@@ -51,6 +51,7 @@ TEXTS = {
     "memory_above_weights": "peak memory above the file's size, 32 concurrent",
 }
 SERVED = dict(num_requests=64, concurrency=32, input_len=128, output_len=64)
+SLOT_TOKENS = 256
 LONG = dict(num_requests=16, concurrency=8, input_len=1024, output_len=64)
 SHARED = dict(num_requests=16, concurrency=16, input_len=32, output_len=16, prefix_len=1000)
 
@@ -86,7 +87,8 @@ class Ours:
                     "decode_8": self.decode(daemon, 8, 1)}
 
     def served(self):
-        with self.daemon("--max-running", 32) as daemon:
+        # Pages for as many tokens as llama-server's slots have.
+        with self.daemon("--max-running", 32, "--kv-blocks", 32 * SLOT_TOKENS // 64) as daemon:
             report = self.load(daemon, **SERVED)
             peak = next(int(line.split()[1]) for line in open(f"/proc/{daemon.process.pid}/status")
                         if line.startswith("VmHWM"))
@@ -134,7 +136,7 @@ class LlamaCpp:
 
     def served(self):
         def measure(flash):
-            with self.server(32, 256, flash) as server:
+            with self.server(32, SLOT_TOKENS, flash) as server:
                 report = server.load(**SERVED)
                 return {"served_32": report["output_tokens_per_second"],
                         "ttft_p50_32": report["ttft_ms"]["p50"],

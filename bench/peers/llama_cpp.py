@@ -115,8 +115,8 @@ class Server:
 
     async def _send(self, prompt, output_len, cache_prompt):
         body = json.dumps({"prompt": prompt, "n_predict": output_len, "stream": True,
-                           "ignore_eos": True, "temperature": 0, "cache_prompt": cache_prompt,
-                           "return_tokens": True}).encode()
+                           "ignore_eos": True, "temperature": 0,
+                           "cache_prompt": cache_prompt}).encode()
         sent = Sent(time.monotonic())
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(b"POST /completion HTTP/1.1\r\nHost: peer\r\nConnection: close\r\n"
@@ -124,7 +124,8 @@ class Server:
         writer.write(body)
         while line := await reader.readline():
             if line.startswith(b"data: "):
-                sent.on_message(time.monotonic(), len(json.loads(line[6:]).get("tokens", ())))
+                # Tokens that end within a character are counted, but come with a later message.
+                sent.on_message(time.monotonic(), json.loads(line[6:]).get("tokens_predicted", 0))
         writer.close()
         assert sent.tokens == output_len, f"{sent.tokens} tokens of {output_len} came"
         return sent

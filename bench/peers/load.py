@@ -15,13 +15,15 @@ class Sent:
         self.gaps_s = []
 
     def on_message(self, now, num_tokens):
-        if num_tokens == 0:
+        """num_tokens: that have come by now. Those that come together share their gap."""
+        new = num_tokens - self.tokens
+        if new <= 0:
             return
         if self.ttft_s is None:
             self.ttft_s = now - self.last
         else:
-            self.gaps_s.append(now - self.last)
-        self.tokens += num_tokens
+            self.gaps_s += [(now - self.last) / new] * new
+        self.tokens = num_tokens
         self.last = now
 
 
