@@ -86,7 +86,7 @@ double RunTiled(std::vector<float>* qkv, int num_tokens, int num_threads, std::v
 }
 
 const float* Head(const std::vector<float>& qkv, int token, int head) {
-  return qkv.data() + static_cast<size_t>(token) * kQkvDim + head * kSpec.head_dim;
+  return qkv.data() + static_cast<size_t>(token) * kQkvDim + int64_t{head} * kSpec.head_dim;
 }
 
 // Row `token` of one head: scores, softmax, weighted sum of values. `scores` is the head's N x N
@@ -120,7 +120,7 @@ double RunNaive(const std::vector<float>& qkv, int num_tokens, int num_threads,
     for (int head = 0; head < kNumHeads; ++head) {
       for (int token = worker; token < num_tokens; token += pool.num_threads()) {
         NaiveRow(qkv, head, token, scores.data() + (head * size + token) * size,
-                 out->data() + (token * kNumHeads + head) * kSpec.head_dim);
+                 out->data() + (int64_t{token} * kNumHeads + head) * kSpec.head_dim);
       }
     }
   });

@@ -61,7 +61,7 @@ void FillRows(const SequenceBatch& batch, int num_rows, int32_t* sequences, int3
 
 size_t PackedStepBytes(const StepRows& step, const StepPadding& padding) {
   const SequenceBatch& batch = *step.batch;
-  const auto num_rows = static_cast<size_t>(batch.num_rows() + padding.num_rows);
+  const size_t num_rows = step.tokens.size() + static_cast<size_t>(padding.num_rows);
   const size_t num_selected = step.selected.size() + static_cast<size_t>(padding.num_selected);
   return 3 * ArrayBytes(num_rows) + ArrayBytes(num_selected) + ArrayBytes(num_rows + 1) +
          ArrayBytes(batch.page_ids.size());

@@ -46,8 +46,8 @@ void GrowStepMemory(Backend* backend, int32_t num_pages) {
 // A program of one op, which counts how often it is asked for.
 class NormProgram {
  public:
-  static constexpr int kMaxRows = 320;
-  static constexpr int kDim = 64;
+  static constexpr int64_t kMaxRows = 320;
+  static constexpr int64_t kDim = 64;
 
   explicit NormProgram(Backend* backend)
       : backend_(*backend),
@@ -266,7 +266,7 @@ struct Stored {
 Stored AppendRows(Backend* backend, bool with_graphs) {
   constexpr int kNumRows = 3;
   constexpr KvSpec kSpec = {.num_kv_heads = 1, .head_dim = 64};
-  constexpr size_t kRowSize = 4 * 64;  // two query heads
+  constexpr size_t kRowSize = size_t{4} * 64;  // two query heads
   Stored stored;
   Floats values = NormalFloats(kRowPadding * kRowSize, 7);
   std::fill(values.begin() + kNumRows * kRowSize, values.end(),
@@ -274,8 +274,8 @@ Stored AppendRows(Backend* backend, bool with_graphs) {
   const DeviceBuffer qkv = UploadActivations(backend, values);
   const DeviceBuffer pages = backend->Allocate(kNumRows * backend->KvPageBytes(kSpec));
   const DeviceBuffer faults = backend->Allocate(kRowPadding);
-  const DeviceBuffer cosines = UploadFloats(backend, Floats(kPageTokens * 32, 1.0f));
-  const DeviceBuffer sines = UploadFloats(backend, Floats(kPageTokens * 32, 0.0f));
+  const DeviceBuffer cosines = UploadFloats(backend, Floats(size_t{kPageTokens} * 32, 1.0f));
+  const DeviceBuffer sines = UploadFloats(backend, Floats(size_t{kPageTokens} * 32, 0.0f));
   for (int length = 1; length <= 4; ++length) {
     RaggedStep step = DecodeStep(kNumRows, length);
     const StepRows rows = step.Rows();
