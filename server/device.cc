@@ -51,6 +51,7 @@ absl::StatusOr<ServingDevice> OpenCuda(int index, double utilization) {
   ServingDevice device;
   device.backend = std::move(opened.backend);
   device.is_cuda = true;
+  device.efficient_step_rows = 512;
   device.bytes_for_pages = BytesForPages(opened.memory_bytes, utilization);
   return device;
 }

@@ -17,6 +17,8 @@ namespace tessera {
 struct ServingDevice {
   std::unique_ptr<Backend> backend;
   bool is_cuda = false;
+  // From so many on, rows cost about the same each: a longer step gains little and delays tokens.
+  int efficient_step_rows = 128;
   // As ModelRunnerOptions::device_bytes_for_pages: what --gpu-memory-utilization leaves.
   std::function<uint64_t()> bytes_for_pages;
 };

@@ -27,6 +27,11 @@ std::string ServedName(const ServerOptions& options, const ModelConfig& config) 
   return std::filesystem::path(options.model_path).stem().string();
 }
 
+int MaxBatchTokens(const ServerOptions& options, const ServingDevice& device) {
+  if (options.max_batch_tokens > 0) return options.max_batch_tokens;
+  return std::max(device.efficient_step_rows, options.max_running);
+}
+
 // Counts parameters and bytes, and finds the format that most parameters are in.
 void DescribeWeights(const GgufFile& file, ServedModel* model) {
   std::map<DType, uint64_t> parameters;
@@ -54,7 +59,7 @@ absl::StatusOr<LoadedModel> LoadModel(const ServerOptions& options) {
   ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(*file));
   ASSIGN_OR_RETURN(model.runner,
                    ModelRunner::Load(*file, std::move(device.backend),
-                                     {.max_batch_tokens = options.max_batch_tokens,
+                                     {.max_batch_tokens = MaxBatchTokens(options, device),
                                       .max_running = options.max_running,
                                       .max_context = options.max_context,
                                       .num_pages = options.num_kv_pages,

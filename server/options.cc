@@ -96,7 +96,8 @@ void AddModelOptions(CLI::App* app, ServerOptions* options) {
 void AddSchedulingOptions(CLI::App* app, ServerOptions* options, RawOptions* raw) {
   OptionGroup group(app, "Scheduling and limits");
   group.Add("max-batch-tokens", &options->max_batch_tokens, "tokens a step computes at most")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(CLI::Range(1, 1 << 20))
+      ->default_str("128 on a CPU, 512 on a GPU; at least max-running");
   group
       .Add("target-itl-ms", &options->target_itl_ms,
            "inter-token latency to keep beside prompts, where twice the usual is less; 0: any")

@@ -20,7 +20,7 @@ struct ServerOptions {
   double gpu_memory_utilization = 0.9;  // of the device's memory, for weights and pages
 
   // Scheduling.
-  int max_batch_tokens = 512;
+  int max_batch_tokens = 0;      // 0: what suits the device
   double target_itl_ms = 100.0;  // 0: none
   int max_running = 64;
   int max_waiting = 1024;
