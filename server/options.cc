@@ -185,6 +185,7 @@ void AddOperationOptions(CLI::App* app, ServerOptions* options) {
   group.Add("log-level", &options->log_level, "least severity that is logged")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
   app->set_config("--config", "", "TOML file of options");
+  app->allow_config_extras(CLI::config_extras_mode::error);
 }
 
 void Apply(const RawOptions& raw, ServerOptions* options) {

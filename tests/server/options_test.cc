@@ -107,6 +107,15 @@ TEST(OptionsTest, FlagsBeatTheFileWhichBeatsTheEnvironment) {
   EXPECT_FALSE(options.prefix_cache);
 }
 
+TEST(OptionsTest, RefusesUnknownNamesInTheFile) {
+  const std::string path = testing::TempDir() + "/tessera-misspelt.toml";
+  std::ofstream(path) << "max-runnin = 20\n";
+  testing::internal::CaptureStderr();
+  const auto parsed = Parse({"--model", "m", "--config", path.c_str()});
+  EXPECT_TRUE(std::holds_alternative<int>(parsed));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::HasSubstr("max-runnin"));
+}
+
 TEST(OptionsTest, BadFlagsExitWithOneAndSayWhy) {
   const std::vector<std::vector<const char*>> bad = {
       {},
