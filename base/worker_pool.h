@@ -43,6 +43,7 @@ class WorkerPool {
   const int num_threads_;
   Task task_ = nullptr;
   const void* function_ = nullptr;
+  std::vector<std::thread> threads_;
 
   alignas(64) std::atomic<uint32_t> generation_{0};  // raised once a Run; workers wait for it
   std::atomic<int> num_sleeping_{0};
@@ -50,7 +51,6 @@ class WorkerPool {
   alignas(64) std::atomic<int> num_done_{0};
   alignas(64) std::atomic<int> barrier_count_{0};
   alignas(64) std::atomic<uint32_t> barrier_generation_{0};
-  std::vector<std::thread> threads_;
 };
 
 // CPUs this process may use: its affinity mask, capped by the cgroup's quota. At least 1.
