@@ -13,7 +13,7 @@ namespace tessera {
 // since gRPC threads share the same cores. Every worker computes with MXCSR = 0x1F80 (round to
 // nearest, no flush to zero), as docs/numerics.md demands. Owned and called by one thread at a
 // time.
-class WorkerPool {
+class WorkerPool {  // NOLINT(clang-analyzer-optin.performance.Padding): lines are not shared
  public:
   // num_threads <= 0: one for each CPU this process may use (affinity and cgroup quota respected).
   explicit WorkerPool(int num_threads);
@@ -43,7 +43,6 @@ class WorkerPool {
   const int num_threads_;
   Task task_ = nullptr;
   const void* function_ = nullptr;
-  std::vector<std::thread> threads_;
 
   alignas(64) std::atomic<uint32_t> generation_{0};  // raised once a Run; workers wait for it
   std::atomic<int> num_sleeping_{0};
@@ -51,6 +50,7 @@ class WorkerPool {
   alignas(64) std::atomic<int> num_done_{0};
   alignas(64) std::atomic<int> barrier_count_{0};
   alignas(64) std::atomic<uint32_t> barrier_generation_{0};
+  std::vector<std::thread> threads_;
 };
 
 // CPUs this process may use: its affinity mask, capped by the cgroup's quota. At least 1.
