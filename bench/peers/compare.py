@@ -238,15 +238,22 @@ def markdown(table, title):
     return "\n".join(lines) + "\n"
 
 
-def plot(table, path):
+def plotting():
+    """matplotlib.pyplot for files; None, with a word, where it is not there."""
     try:
         import matplotlib
     except ImportError:
         print("no matplotlib: no plot")
-        return
+        return None
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    return pyplot
 
+
+def plot(table, path):
+    pyplot = plotting()
+    if pyplot is None:
+        return
     figure, axis = pyplot.subplots(figsize=(8, 4))
     names = [TEXTS[r["row"]] for r in table]
     # As speed-ups, so that more is better in every row.

@@ -17,7 +17,7 @@ import pathlib
 import statistics
 
 import llama_cpp
-from compare import LlamaCpp, Ours, cpu, probe
+from compare import LlamaCpp, Ours, cpu, plotting, probe
 
 SHAPE = dict(input_len=128, output_len=64)
 MIN_REQUESTS = 8
@@ -69,14 +69,9 @@ def markdown(points, title):
 
 
 def plot(points, path):
-    try:
-        import matplotlib
-    except ImportError:
-        print("no matplotlib: no plot")
+    pyplot = plotting()
+    if pyplot is None:
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 4))
     titles = ("tokens/s out", "time to first token, ms", "inter-token latency, ms")
     for side, color in (("tessera", "tab:blue"), ("llama.cpp", "tab:orange")):
