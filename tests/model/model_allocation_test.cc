@@ -1,10 +1,9 @@
 #include <gtest/gtest.h>
 
-#include "base/check.h"
 #include "model/model_runner.h"
+#include "tests/model/load_runner.h"
 #include "tests/model/step_harness.h"
 #include "tests/support/count_allocations.h"
-#include "tests/support/temp_file.h"
 #include "tests/support/tiny_model.h"
 
 namespace tessera {
@@ -14,13 +13,9 @@ constexpr int kNumSequences = 4;
 constexpr int kPromptLength = 100;
 
 std::unique_ptr<ModelRunner> LoadTinyModel() {
-  const TempFile path(MakeTinyModel({.type = DType::kQ4_1, .embedding_type = DType::kQ8_0}));
-  const auto file = GgufFile::Open(path.path());
-  CHECK(file.ok()) << file.status();
-  auto runner = ModelRunner::Load(**file, MakeCpuBackend({.num_threads = 2}),
-                                  {.max_batch_tokens = 512, .max_running = 4, .num_pages = 16});
-  CHECK(runner.ok()) << runner.status();
-  return *std::move(runner);
+  return LoadRunner(MakeTinyModel({.type = DType::kQ4_1, .embedding_type = DType::kQ8_0}),
+                    MakeCpuBackend({.num_threads = 2}),
+                    {.max_batch_tokens = 512, .max_running = 4, .num_pages = 16});
 }
 
 // Every sequence's rows [kPromptLength + step - num_rows, kPromptLength + step), the last sampled.

@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/kernels/backend_cases.h"
+#include "tests/model/load_runner.h"
 #include "tests/model/step_harness.h"
 #include "tests/support/temp_file.h"
 #include "tests/support/tiny_model.h"
@@ -33,12 +34,7 @@ const ModelRunnerOptions kRunnerOptions = {
 
 std::unique_ptr<ModelRunner> LoadBytes(std::string_view bytes, std::unique_ptr<Backend> backend,
                                        const ModelRunnerOptions& options = kRunnerOptions) {
-  const TempFile path(bytes);
-  const auto file = GgufFile::Open(path.path());
-  CHECK(file.ok()) << file.status();
-  auto runner = ModelRunner::Load(**file, std::move(backend), options);
-  CHECK(runner.ok()) << runner.status();
-  return *std::move(runner);
+  return LoadRunner(bytes, std::move(backend), options);
 }
 
 absl::Status LoadStatus(const ModelRunnerOptions& options) {

@@ -11,10 +11,9 @@
 #include <cstring>
 #include <numeric>
 
-#include "base/check.h"
 #include "model/model_runner.h"
+#include "tests/model/load_runner.h"
 #include "tests/model/step_harness.h"
-#include "tests/support/temp_file.h"
 #include "tests/support/tiny_model.h"
 
 namespace tessera {
@@ -25,22 +24,18 @@ constexpr int kNumPages = kPromptLength / 64 + 1;
 
 // 2 of its 30 layers, and about as large a part of its vocabulary.
 std::unique_ptr<ModelRunner> LoadModel() {
-  const TempFile path(MakeTinyModel({.type = DType::kQ4_1,
-                                     .embedding_type = DType::kQ8_0,
-                                     .num_layers = 2,
-                                     .hidden_dim = 576,
-                                     .num_heads = 9,
-                                     .num_kv_heads = 3,
-                                     .head_dim = 64,
-                                     .ffn_dim = 1536,
-                                     .max_context = 1024,
-                                     .vocab_size = 4096}));
-  const auto file = GgufFile::Open(path.path());
-  CHECK(file.ok()) << file.status();
-  auto runner = ModelRunner::Load(**file, MakeCpuBackend({.num_threads = 1}),
-                                  {.max_batch_tokens = 512, .max_running = 1, .num_pages = 16});
-  CHECK(runner.ok()) << runner.status();
-  return *std::move(runner);
+  return LoadRunner(MakeTinyModel({.type = DType::kQ4_1,
+                                   .embedding_type = DType::kQ8_0,
+                                   .num_layers = 2,
+                                   .hidden_dim = 576,
+                                   .num_heads = 9,
+                                   .num_kv_heads = 3,
+                                   .head_dim = 64,
+                                   .ffn_dim = 1536,
+                                   .max_context = 1024,
+                                   .vocab_size = 4096}),
+                    MakeCpuBackend({.num_threads = 1}),
+                    {.max_batch_tokens = 512, .max_running = 1, .num_pages = 16});
 }
 
 // The rows of `tokens` from `first` on; the last one chooses greedily.
