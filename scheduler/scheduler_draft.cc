@@ -58,12 +58,12 @@ float Scheduler::LeastChance(const StepWork& work, int num_decodes,
   return static_cast<float>(kMargin * row_ns * num_decodes / std::max(1.0, step_ns));
 }
 
-// Up to the end of the page that the sequence has anyway, and of the sequence.
+// Up to the end of the pages that the sequence has anyway, and of the sequence.
 int Scheduler::NumDrafts(const Sequence& sequence, float least_chance) const {
-  const int in_page =
-      (limits_.page_tokens - sequence.scheduled % limits_.page_tokens) % limits_.page_tokens;
+  const int in_pages =
+      static_cast<int>(sequence.pages.size()) * limits_.page_tokens - sequence.scheduled;
   const int in_sequence = sequence.owner->max_length - static_cast<int>(sequence.tokens.size()) - 1;
-  const int most = std::min({options_.max_draft_tokens, in_page, in_sequence, rows_left(),
+  const int most = std::min({options_.max_draft_tokens, in_pages, in_sequence, rows_left(),
                              limits_.max_samples - plan_.num_samples});
   int num_drafts = 0;
   float chance = sequence.hit_rate;
