@@ -270,15 +270,21 @@ def plot(table, path):
     figure.savefig(path, dpi=80)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__,
+def parser_of(description, rounds):
+    """The arguments that every comparison takes."""
+    parser = argparse.ArgumentParser(description=description,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=pathlib.Path)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=pathlib.Path)
+    return parser
+
+
+def main():
+    parser = parser_of(__doc__, rounds=3)
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(GOALS))
     parser.add_argument("--formats", type=lambda text: text.split(","), default=["Q4_0", "Q8_0"])
-    parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
     programs = llama_cpp.build()
     files = {"same file": args.model}

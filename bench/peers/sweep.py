@@ -10,14 +10,12 @@ release build; builds llama.cpp where it is missing. Writes concurrency.json, .m
 matplotlib is there, .png into --out.
 """
 
-import argparse
 import datetime
 import json
-import pathlib
 import statistics
 
 import llama_cpp
-from compare import LlamaCpp, Ours, cpu, plotting, probe
+from compare import LlamaCpp, Ours, cpu, parser_of, plotting, probe
 
 SHAPE = dict(input_len=128, output_len=64)
 MIN_REQUESTS = 8
@@ -92,14 +90,9 @@ def plot(points, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, type=pathlib.Path)
+    parser = parser_of(__doc__, rounds=2)
     parser.add_argument("--concurrency", type=lambda text: [int(c) for c in text.split(",")],
                         default=[1, 4, 8, 16, 32])
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
     programs = llama_cpp.build()
     name, kind = cpu()
