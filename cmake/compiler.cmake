@@ -27,6 +27,8 @@ if(TESSERA_SANITIZE)
   if(TESSERA_SANITIZE MATCHES "undefined")
     add_compile_options(-fno-sanitize-recover=undefined)
   endif()
+  # For what computes little and includes much: it compiles in half the time unoptimised.
+  set(TESSERA_UNOPTIMISED -O0)
 endif()
 
 find_program(CCACHE_PROGRAM ccache)
