@@ -7,7 +7,9 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -34,7 +36,8 @@ std::vector<float> RandomActivations(int64_t count) {
 // Speed does not depend on the values as long as they are finite: bytes below 0x30 make every f16,
 // bf16 and fp32 a small number.
 std::unique_ptr<CpuWeight> MakeWeight(DType type, int64_t rows, int64_t cols) {
-  auto weight = std::make_unique<CpuWeight>(type, rows, cols);
+  static WeightArena arena;
+  auto weight = std::make_unique<CpuWeight>(type, rows, cols, &arena);
   std::vector<std::byte> row(RowBytes(type, cols));
   uint32_t state = 7;
   for (int64_t r = 0; r < rows; ++r) {
@@ -210,8 +213,7 @@ void BM_Int16Peak(benchmark::State& state, CpuIsa isa) {
   SetRates(state, 0, 2.0 * 12 * kSteps * products * pool.num_threads());
 }
 
-[[gnu::target("avx2")]] int SumOfLines(const std::vector<uint8_t>& bytes, size_t begin,
-                                       size_t end) {
+[[gnu::target("avx2")]] int SumOfLines(std::span<const uint8_t> bytes, size_t begin, size_t end) {
   __m256i sums[4] = {};
   for (size_t i = begin; i + 128 <= end; i += 128) {
     for (size_t j = 0; j < 4; ++j) {
@@ -224,7 +226,11 @@ void BM_Int16Peak(benchmark::State& state, CpuIsa isa) {
 }
 
 void BM_ReadPeak(benchmark::State& state) {
-  const std::vector<uint8_t> bytes(size_t{96} << 20, 1);
+  WeightArena arena;
+  constexpr size_t kNumBytes = size_t{96} << 20;
+  const std::shared_ptr<uint8_t> memory = arena.Allocate(kNumBytes);
+  std::memset(memory.get(), 1, kNumBytes);
+  const std::span<const uint8_t> bytes(memory.get(), kNumBytes);
   WorkerPool pool(static_cast<int>(state.range(0)));
   const auto workers = static_cast<size_t>(pool.num_threads());
   for (auto _ : state) {

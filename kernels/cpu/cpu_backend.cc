@@ -1,12 +1,11 @@
 #include "kernels/cpu/cpu_backend.h"
 
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <cstring>
 
 #include "base/check.h"
 #include "kernels/cpu/cpu_weight.h"
+#include "kernels/cpu/huge_pages.h"
 #include "kernels/cpu/isa.h"
 
 namespace tessera {
@@ -14,17 +13,9 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 
-// Buffers from here on come as zero pages straight from the system: a large KV cache costs memory
-// only as it fills. Smaller ones keep the allocator's overflow checks under AddressSanitizer.
-constexpr size_t kMinMappedBytes = size_t{64} << 20;
-
-void* MapZeroPages(size_t size_bytes) {
-  void* data =
-      mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  CHECK(data != MAP_FAILED) << "out of memory: " << size_bytes << " bytes";
-  madvise(data, size_bytes, MADV_HUGEPAGE);
-  return data;
-}
+// Buffers from here on come from the system: a large KV cache costs memory only as it fills.
+// Smaller ones keep the allocator's overflow checks under AddressSanitizer.
+constexpr size_t kMinMappedBytes = 2 * kHugePageBytes;
 
 void* AllocateZeros(size_t size_bytes) {
   const size_t rounded = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -62,13 +53,13 @@ std::string_view CpuBackend::name() const {
 
 DeviceBuffer CpuBackend::Allocate(size_t size_bytes) {
   if (size_bytes == 0) return {};
-  void* data = size_bytes >= kMinMappedBytes ? MapZeroPages(size_bytes) : AllocateZeros(size_bytes);
+  void* data = size_bytes >= kMinMappedBytes ? MapHugePages(size_bytes) : AllocateZeros(size_bytes);
   return DeviceBuffer(this, data, size_bytes);
 }
 
 void CpuBackend::Free(void* data, size_t size_bytes) {
   if (size_bytes >= kMinMappedBytes) {
-    munmap(data, size_bytes);
+    UnmapHugePages(data, size_bytes);
   } else {
     std::free(data);
   }
@@ -88,7 +79,7 @@ void CpuBackend::Zero(void* device, size_t size_bytes) {
 }
 
 std::unique_ptr<PackedWeight> CpuBackend::NewWeight(DType type, int64_t rows, int64_t cols) {
-  return std::make_unique<CpuWeight>(type, rows, cols);
+  return std::make_unique<CpuWeight>(type, rows, cols, &weights_);
 }
 
 void CpuBackend::PackRows(PackedWeight* weight, int64_t first_row, int64_t num_rows,

@@ -12,6 +12,7 @@
 #include "kernels/cpu/rope_store_kv.h"
 #include "kernels/cpu/row_ops.h"
 #include "kernels/cpu/sample.h"
+#include "kernels/cpu/weight_arena.h"
 
 namespace tessera {
 
@@ -59,6 +60,7 @@ class CpuBackend : public Backend {
 
   const CpuIsa isa_;
   WorkerPool pool_;
+  WeightArena weights_;
   CpuLinear linear_;
   CpuRopeStoreKv rope_store_kv_;
   CpuAttention attention_;

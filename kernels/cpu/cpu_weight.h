@@ -6,6 +6,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/panel_layout.h"
+#include "kernels/cpu/weight_arena.h"
 
 namespace tessera {
 
@@ -14,7 +15,7 @@ namespace tessera {
 class CpuWeight final : public PackedWeight {
  public:
   // REQUIRES: cols is a multiple of BlockElements(type).
-  CpuWeight(DType type, int64_t rows, int64_t cols);
+  CpuWeight(DType type, int64_t rows, int64_t cols, WeightArena* arena);
 
   size_t size_bytes() const override { return size_bytes_; }
 
@@ -30,10 +31,6 @@ class CpuWeight final : public PackedWeight {
   }
 
  private:
-  struct Free {
-    void operator()(uint8_t* data) const;
-  };
-
   void PackRow(int64_t row, const std::byte* data);
   uint8_t* MutablePanel(int64_t index) {
     return data_.get() + static_cast<size_t>(index) * panel_bytes_;
@@ -41,7 +38,7 @@ class CpuWeight final : public PackedWeight {
 
   const size_t panel_bytes_;
   const size_t size_bytes_;
-  std::unique_ptr<uint8_t[], Free> data_;  // [num_panels][panel_bytes_], 64-byte aligned
+  std::shared_ptr<uint8_t> data_;  // [num_panels][panel_bytes_], 64-byte aligned
 };
 
 }  // namespace tessera

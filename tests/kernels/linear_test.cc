@@ -87,7 +87,8 @@ std::vector<float> RandomActivations(int64_t rows, int64_t cols, uint32_t seed) 
 }
 
 std::unique_ptr<CpuWeight> MakeWeight(DType type, int64_t rows, int64_t cols, const Bytes& bytes) {
-  auto weight = std::make_unique<CpuWeight>(type, rows, cols);
+  WeightArena arena;
+  auto weight = std::make_unique<CpuWeight>(type, rows, cols, &arena);
   weight->PackRows(0, rows, bytes.data());
   return weight;
 }
@@ -315,7 +316,8 @@ TEST_P(LinearTest, RowsMayBePackedInAnyOrder) {
   const int64_t cols = ColsToTry(type).back();
   const Bytes bytes = RandomRows(type, kRows, cols, 10);
   const auto whole = MakeWeight(type, kRows, cols, bytes);
-  CpuWeight pieces(type, kRows, cols);
+  WeightArena arena;
+  CpuWeight pieces(type, kRows, cols, &arena);
   const auto row_bytes = static_cast<int64_t>(RowBytes(type, cols));
   pieces.PackRows(33, 7, bytes.data() + 33 * row_bytes);
   pieces.PackRows(0, 5, bytes.data());
