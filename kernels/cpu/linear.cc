@@ -41,6 +41,18 @@ int64_t ShareBegin(int64_t count, int64_t index, int64_t num_shares) {
   return count * index / num_shares;
 }
 
+// sums: [num_rows][32]. A whole panel's width is known, which saves the calls.
+void CopySums(const float* sums, int64_t num_rows, int64_t num_channels, int64_t out_stride,
+              float* out) {
+  for (int64_t r = 0; r < num_rows; ++r, sums += kPanelChannels, out += out_stride) {
+    if (num_channels == kPanelChannels) {
+      std::memcpy(out, sums, kPanelChannels * sizeof(float));
+    } else {
+      std::memcpy(out, sums, static_cast<size_t>(num_channels) * sizeof(float));
+    }
+  }
+}
+
 bool AnyQuantized(std::span<const PackedWeight* const> weights) {
   return std::any_of(weights.begin(), weights.end(),
                      [](const PackedWeight* weight) { return IsQuantized(weight->type()); });
@@ -197,10 +209,7 @@ void CpuLinear::MultiplyPanels(const Band& band, const RowRange& rows, const Qua
       MultiplyPanel(band, rows, x, weight, weight.panel(panel), scratch);
       const int64_t channel = panel * kPanelChannels;
       const int64_t num_channels = std::min<int64_t>(kPanelChannels, weight.rows() - channel);
-      for (int64_t r = 0; r < rows.num_rows; ++r) {
-        std::memcpy(out + r * band.out_stride + channel, scratch->sums + r * kPanelChannels,
-                    static_cast<size_t>(num_channels) * sizeof(float));
-      }
+      CopySums(scratch->sums, rows.num_rows, num_channels, band.out_stride, out + channel);
     }
     weight_panel += weight.num_panels();
     out += weight.rows();
