@@ -31,7 +31,7 @@ SIMD_INLINE void AttendPage(const Block& block, int64_t tile_index, int64_t end_
     return;
   }
   const KeyRange last_keys = VisibleKeys(block, block.num_packed_rows - 1, first_key);
-  ConvertHalfs(k, int64_t{head_dim} * kTile, block.k_tile);
+  ConvertHalfs(k, KeyOffset(head_dim, (last_keys.end + 15) / 16 * 16, 0), block.k_tile);
   ConvertHalfs(v, int64_t{last_keys.end} * block.padded_dim, block.v_tile);
   AttendTile(block, Tile<float>{block.k_tile, block.v_tile, 0, first_key});
 }

@@ -21,6 +21,7 @@ constexpr int kSplitTiles = kAttentionSplitTokens / kAttentionTileTokens;
 constexpr int kTileVectors = kTile / 16;
 constexpr int kMaxGroupRows = 6;  // rows that share each load of K or V
 static_assert(kTile == kPageTokens, "a tile is read from one page");
+static_assert(kKeyBlockTokens == 16, "a vector of scores is read from one block of K");
 
 // Vectors of sums that fit in registers beside the operands.
 #if defined(__AVX512F__)
@@ -58,7 +59,7 @@ struct Block {
   float* q;       // [packed rows][head_dim], scaled
   float* part;    // [packed rows][part_stride]: the softmax of the split at hand
   float* total;   // same shape: of the splits before
-  float* k_tile;  // [head_dim][64]
+  float* k_tile;  // [64 / 16][head_dim][16]
   float* v_tile;  // [64][padded_dim]
 };
 
@@ -92,20 +93,32 @@ SIMD_INLINE KeyRange VisibleKeys(const Block& block, int packed_row, int64_t fir
                                               : tile_end)};
 }
 
-// sums[r][j] += a[r][k] * b[k][16 j ...], k ascending.
+// K or V for kVectors vectors: vector j of row k is at data + k * row_stride + j * vector_stride.
+// Each row also prefetches a part of the next tile's.
+template <typename T>
+struct Operand {
+  const T* data;
+  int64_t row_stride;
+  int64_t vector_stride;
+  int64_t prefetch_bytes;   // from the data to what its first row prefetches
+  int64_t prefetch_stride;  // bytes from row to row
+};
+
+// sums[r][j] += a[r][k] * b[k][j], k ascending.
 template <int kRows, int kVectors, typename T>
-SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const T* b, int64_t b_stride,
-                                    int64_t prefetch_bytes, int depth,
-                                    F32x16 (&sums)[kRows][kVectors]) {
-  for (int k = 0; k < depth; ++k, b += b_stride) {
+SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const Operand<T>& operand,
+                                    int depth, F32x16 (&sums)[kRows][kVectors]) {
+  const T* b = operand.data;
+  const char* next = reinterpret_cast<const char*>(b) + operand.prefetch_bytes;
+  for (int k = 0; k < depth; ++k, b += operand.row_stride) {
     if constexpr (sizeof(T) == 2) {
-      const char* next = reinterpret_cast<const char*>(b) + prefetch_bytes;
       _mm_prefetch(next, _MM_HINT_T1);
       if constexpr (kVectors > 2) _mm_prefetch(next + 64, _MM_HINT_T1);
+      next += operand.prefetch_stride;
     }
     F32x16 row[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) row[j] = LoadElements(b + 16 * j);
+    for (int j = 0; j < kVectors; ++j) row[j] = LoadElements(b + j * operand.vector_stride);
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
       const F32x16 x = F32x16::Broadcast(a[r * a_stride + k]);
@@ -117,16 +130,17 @@ SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const T* b
 
 // p[r][key] = q[r] . k[key] for the keys of kVectors vectors.
 template <int kRows, int kVectors, typename T>
-SIMD_INLINE void ScoreVectors(const Block& block, const float* q, const T* k,
-                              int64_t prefetch_bytes, float* p) {
+SIMD_INLINE void ScoreVectors(int head_dim, const float* q, const T* k, int64_t prefetch_bytes,
+                              float* p) {
   F32x16 sums[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) sums[r][j] = F32x16::Zero();
   }
-  const int head_dim = block.call->head_dim;
-  MultiplyAccumulate<kRows, kVectors>(q, head_dim, k, kTile, prefetch_bytes, head_dim, sums);
+  const Operand<T> keys = {k, kKeyBlockTokens, int64_t{head_dim} * kKeyBlockTokens, prefetch_bytes,
+                           kVectors * kKeyBlockTokens * int64_t{sizeof(T)}};
+  MultiplyAccumulate<kRows, kVectors>(q, head_dim, keys, head_dim, sums);
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -147,8 +161,9 @@ SIMD_INLINE void OutputVectors(const Block& block, const float* p, const float* 
       sums[r][j] = Load(o + r * block.part_stride + 16 * j) * factor;
     }
   }
-  MultiplyAccumulate<kRows, kVectors>(p, kTile, v, block.padded_dim, prefetch_bytes, num_keys,
-                                      sums);
+  const Operand<T> values = {v, block.padded_dim, 16, prefetch_bytes,
+                             block.padded_dim * int64_t{sizeof(T)}};
+  MultiplyAccumulate<kRows, kVectors>(p, kTile, values, num_keys, sums);
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -185,8 +200,9 @@ struct ScoreStep {
   float* p;
   template <int kVectors>
   SIMD_INLINE void Run(int first) const {
-    ScoreVectors<kRows, kVectors>(block, q, tile.k + 16 * first, tile.prefetch_bytes,
-                                  p + 16 * first);
+    const int head_dim = block.call->head_dim;
+    ScoreVectors<kRows, kVectors>(head_dim, q, tile.k + KeyOffset(head_dim, 16 * first, 0),
+                                  tile.prefetch_bytes, p + 16 * first);
   }
 };
 

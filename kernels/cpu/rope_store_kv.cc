@@ -47,6 +47,18 @@ RopeStoreKvCall MakeCall(const RopeStoreKvParams& params) {
   return call;
 }
 
+// Of a page's first num_tokens tokens, one head's.
+void CopyKeys(const uint16_t* source, int head_dim, int num_tokens, uint16_t* target) {
+  for (int first = 0; first < num_tokens; first += kKeyBlockTokens) {
+    const int num_keys = std::min(kKeyBlockTokens, num_tokens - first);
+    for (int d = 0; d < head_dim; ++d) {
+      const int64_t offset = KeyOffset(head_dim, first, d);
+      std::memcpy(target + offset, source + offset,
+                  static_cast<size_t>(num_keys) * sizeof(uint16_t));
+    }
+  }
+}
+
 // A call's heads, counted through all rows.
 struct HeadRange {
   int64_t begin;
@@ -96,12 +108,10 @@ void CpuCopyPage(const KvSpec& spec, std::byte* pages, int32_t from, int32_t to,
   const auto page_bytes = static_cast<int64_t>(CpuKvPageBytes(spec));
   const auto* source = reinterpret_cast<const uint16_t*>(pages + from * page_bytes);
   auto* target = reinterpret_cast<uint16_t*>(pages + to * page_bytes);
-  const size_t key_bytes = static_cast<size_t>(num_tokens) * sizeof(uint16_t);
-  const size_t value_bytes = key_bytes * static_cast<size_t>(PaddedHeadDim(spec.head_dim));
+  const size_t value_bytes = static_cast<size_t>(num_tokens) * sizeof(uint16_t) *
+                             static_cast<size_t>(PaddedHeadDim(spec.head_dim));
   for (int h = 0; h < spec.num_kv_heads; ++h) {
-    for (int d = 0; d < spec.head_dim; ++d) {
-      std::memcpy(target + d * kPageTokens, source + d * kPageTokens, key_bytes);
-    }
+    CopyKeys(source, spec.head_dim, num_tokens, target);
     std::memcpy(target + ValueOffset(spec.head_dim), source + ValueOffset(spec.head_dim),
                 value_bytes);
     source += KvHeadStride(spec.head_dim);

@@ -45,7 +45,8 @@ SIMD_INLINE bool StoreKey(const RopeStoreKvCall& call, const float* head, int sl
                           uint16_t* page_keys) {
   alignas(64) uint16_t rounded[kMaxHeadDim];
   const bool is_faulty = RoundHead(head, call.head_dim, rounded);
-  for (int d = 0; d < call.head_dim; ++d) page_keys[d * kPageTokens + slot] = rounded[d];
+  uint16_t* keys = page_keys + KeyOffset(call.head_dim, slot, 0);
+  for (int d = 0; d < call.head_dim; ++d) keys[d * kKeyBlockTokens] = rounded[d];
   return is_faulty;
 }
 

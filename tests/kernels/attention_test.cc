@@ -110,7 +110,7 @@ class Cache {
       const auto token =
           static_cast<size_t>((position * shape_.num_kv_heads + h) * shape_.head_dim);
       for (int d = 0; d < shape_.head_dim; ++d) {
-        head[d * kPageTokens + slot] = sequence.k[token + static_cast<size_t>(d)];
+        head[KeyOffset(shape_.head_dim, slot, d)] = sequence.k[token + static_cast<size_t>(d)];
         head[ValueOffset(shape_.head_dim) + slot * PaddedHeadDim(shape_.head_dim) + d] =
             sequence.v[token + static_cast<size_t>(d)];
       }

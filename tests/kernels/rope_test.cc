@@ -203,7 +203,7 @@ TEST(RopeStoreKvTest, RotatesAndStoresAsFloat64Does) {
     const Result result = RopeStore(shape, batch.view, qkv, CpuIsa::kAuto, 2);
     for (int row = 0; row < batch.view.num_rows(); ++row) {
       const int64_t position = batch.Position(row);
-      const int64_t slot = position % kPageTokens;
+      const int slot = static_cast<int>(position % kPageTokens);
       for (int h = 0; h < shape.row_heads(); ++h) {
         const size_t start =
             static_cast<size_t>(row) * shape.row_floats() + static_cast<size_t>(h * shape.head_dim);
@@ -215,8 +215,8 @@ TEST(RopeStoreKvTest, RotatesAndStoresAsFloat64Does) {
           if (h < shape.num_heads) {
             ASSERT_NEAR(result.qkv[start + i], rotated.values[i], rotated.tolerances[i]);
           } else if (h < shape.num_heads + shape.num_kv_heads) {
-            const float k =
-                PageElement(result, shape, batch.PageId(row), page_head + d * kPageTokens + slot);
+            const float k = PageElement(result, shape, batch.PageId(row),
+                                        page_head + KeyOffset(shape.head_dim, slot, d));
             ASSERT_NEAR(k, rotated.values[i],
                         rotated.tolerances[i] + std::fabs(rotated.values[i]) * 0x1p-11 + 0x1p-25);
           } else {
@@ -268,8 +268,9 @@ TEST(RopeStoreKvTest, ARowAloneIsStoredAsInItsBatch) {
     EXPECT_EQ(std::memcmp(result.qkv.data(), &together.qkv[start], one.size() * sizeof(float)), 0);
     for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
       for (int d = 0; d < shape.head_dim; ++d) {
-        const int64_t offset = kv_head * KvHeadStride(shape.head_dim) + d * kPageTokens +
-                               batch.Position(row) % kPageTokens;
+        const int64_t offset =
+            kv_head * KvHeadStride(shape.head_dim) +
+            KeyOffset(shape.head_dim, static_cast<int>(batch.Position(row) % kPageTokens), d);
         ASSERT_EQ(PageElement(result, shape, batch.PageId(row), offset),
                   PageElement(together, shape, batch.PageId(row), offset));
       }
@@ -305,7 +306,7 @@ TEST(RopeStoreKvTest, NonFiniteKeysAndValuesAreStoredFiniteAndFlagTheirRow) {
     EXPECT_EQ(value(20, 0, 63), -65504.0f);
     EXPECT_EQ(value(70, 2, 0), 0.0f);
     EXPECT_EQ(value(40, 1, 1), 65504.0f);
-    EXPECT_EQ(PageElement(result, shape, batch.PageId(3), 5 * kPageTokens + 63), 0.0f);
+    EXPECT_EQ(PageElement(result, shape, batch.PageId(3), KeyOffset(64, 63, 5)), 0.0f);
   }
 }
 
@@ -319,8 +320,9 @@ TEST(RopeStoreKvTest, CopyPageCopiesTheFirstTokensAndNoMore) {
   CpuCopyPage(shape.spec(), reinterpret_cast<std::byte*>(pages.data()), 2, 0, kTokens);
   for (int64_t i = 0; i < page_halves; ++i) {
     const int64_t in_head = i % KvHeadStride(40);
+    const int64_t key_block = in_head / (40 * kKeyBlockTokens);
     const int64_t token = in_head < ValueOffset(40)
-                              ? in_head % kPageTokens
+                              ? key_block * kKeyBlockTokens + in_head % kKeyBlockTokens
                               : (in_head - ValueOffset(40)) / PaddedHeadDim(40);
     const int64_t source = token < kTokens ? i + 2 * page_halves : i;
     ASSERT_EQ(pages[static_cast<size_t>(i)], before[static_cast<size_t>(source)]) << i;
