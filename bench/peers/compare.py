@@ -4,8 +4,9 @@ with probes of the machine's own peaks in the same run. Ours is always measured 
 gRPC and all; single-stream figures of llama.cpp come from its own bench programs, which serve nobody.
 
     bench/peers/compare.py --model FILE [--rounds 3] [--threads 2] [--rows decode_1,prefill_512]
-                           [--out bench/results/NAME]
+                           [--isa avx2] [--out bench/results/NAME]
 
+--isa avx2 keeps both sides to AVX2, as on a machine that has no more.
 Needs a release build; builds llama.cpp where it is missing. Prints the table of ratios and writes
 peers.json, peers.md and, where matplotlib is there, peers.png into --out.
 """
@@ -59,11 +60,12 @@ SHARED = dict(num_requests=16, concurrency=16, input_len=32, output_len=16, pref
 class Ours:
     """Figures of our daemon, by row."""
 
-    def __init__(self, model, threads):
+    def __init__(self, model, threads, isa):
         self.model, self.threads = model, threads
+        self.isa = "auto" if isa == "native" else isa
 
     def daemon(self, *flags):
-        return Daemon("--threads", self.threads, *flags, model=self.model)
+        return Daemon("--threads", self.threads, "--cpu-isa", self.isa, *flags, model=self.model)
 
     @staticmethod
     def load(daemon, num_requests, concurrency, input_len, output_len, prefix_len=0, seed=0):
@@ -180,11 +182,12 @@ def probe(threads):
     return rates
 
 
-def cpu():
+def cpu(isa):
+    """The CPU's name, and of which kind it is as far as both sides may use it."""
     lines = open("/proc/cpuinfo").read().splitlines()
     name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     flags = next(line for line in lines if line.startswith("flags")).split()
-    return name, "vnni" if "avx512_vnni" in flags else "avx2"
+    return name, "vnni" if "avx512_vnni" in flags and isa == "native" else "avx2"
 
 
 def measure(sides, parts, rounds, threads):
@@ -277,6 +280,7 @@ def parser_of(description, rounds):
     parser.add_argument("--model", required=True, type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--isa", choices=("native", "avx2"), default="native")
     parser.add_argument("--out", type=pathlib.Path)
     return parser
 
@@ -286,14 +290,14 @@ def main():
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(GOALS))
     parser.add_argument("--formats", type=lambda text: text.split(","), default=["Q4_0", "Q8_0"])
     args = parser.parse_args()
-    programs = llama_cpp.build()
+    programs = llama_cpp.build(args.isa)
     files = {"same file": args.model}
     files |= {kind: llama_cpp.requantized(programs, args.model, kind) for kind in args.formats}
-    sides = {"tessera": Ours(args.model, args.threads)}
+    sides = {"tessera": Ours(args.model, args.threads, args.isa)}
     sides |= {name: LlamaCpp(programs, file, args.threads) for name, file in files.items()}
     parts = [part for part, rows in PARTS.items() if set(rows) & set(args.rows)]
 
-    name, kind = cpu()
+    name, kind = cpu(args.isa)
     turns = measure(sides, parts, args.rounds, args.threads)
     table = summarize(turns, [row for row in GOALS if row in args.rows], list(files), kind)
     title = (f"{name} ({kind}), {args.threads} threads, {args.model.name}, "

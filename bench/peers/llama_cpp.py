@@ -18,9 +18,9 @@ FLASH_ATTENTION = ("on", "off")
 START_TIMEOUT_S = 120
 
 
-def build():
+def build(isa):
     """The folder of the programs."""
-    return pathlib.Path(subprocess.run([HERE / "build-llama-cpp"], check=True,
+    return pathlib.Path(subprocess.run([HERE / "build-llama-cpp", isa], check=True,
                                        stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 

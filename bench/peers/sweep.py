@@ -3,7 +3,7 @@
 inter-token latency against concurrency. Sides take turns at each concurrency.
 
     bench/peers/sweep.py --model FILE [--concurrency 1,4,8,16,32] [--rounds 2] [--threads 2]
-                         [--out bench/results/NAME]
+                         [--isa avx2] [--out bench/results/NAME]
 
 128 tokens in, 64 out, greedy; llama-server with a slot for each client and flash attention. Needs a
 release build; builds llama.cpp where it is missing. Writes concurrency.json, .md and, where
@@ -94,11 +94,11 @@ def main():
     parser.add_argument("--concurrency", type=lambda text: [int(c) for c in text.split(",")],
                         default=[1, 4, 8, 16, 32])
     args = parser.parse_args()
-    programs = llama_cpp.build()
-    name, kind = cpu()
+    programs = llama_cpp.build(args.isa)
+    name, kind = cpu(args.isa)
     peaks = probe(args.threads)
-    points = sweep(Ours(args.model, args.threads), LlamaCpp(programs, args.model, args.threads),
-                   args.concurrency, args.rounds)
+    points = sweep(Ours(args.model, args.threads, args.isa),
+                   LlamaCpp(programs, args.model, args.threads), args.concurrency, args.rounds)
     title = (f"{name} ({kind}), {args.threads} threads, {args.model.name}, 128 tokens in, 64 out, "
              f"{datetime.date.today()}, median of {args.rounds} rounds; probes {peaks}")
     text = markdown(points, title)
