@@ -1,17 +1,24 @@
 #include "server/tls.h"
 
-#include <grpcpp/security/tls_certificate_provider.h>
-#include <grpcpp/security/tls_credentials_options.h>
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <fstream>
+#include <iterator>
+#include <tuple>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/mutex.h"
 #include "base/status.h"
+#include "server/log.h"
 
 namespace tessera {
 namespace {
-
-constexpr unsigned kReloadSeconds = 5;
 
 absl::Status Unusable(const char* option, const std::string& path, const char* expected) {
   char reason[256];
@@ -38,21 +45,91 @@ absl::Status CheckFiles(const TlsOptions& options) {
   return absl::OkStatus();
 }
 
+std::string Contents(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Which file a path leads to (device, inode, size) and when it was written; zeros for none.
+using FileState = std::tuple<dev_t, ino_t, off_t, time_t, int64_t>;
+
+FileState StateOf(const std::string& path) {
+  struct stat found = {};
+  if (stat(path.c_str(), &found) != 0) return {};
+  return {found.st_dev, found.st_ino, found.st_size, found.st_mtim.tv_sec, found.st_mtim.tv_nsec};
+}
+
+// gRPC calls Fetch at the start and before each handshake.
+class FileCredentials final : public grpc::ServerCredentials {
+ public:
+  explicit FileCredentials(TlsOptions options) : options_(std::move(options)) {
+    const auto client_certificates =
+        options_.client_ca_path.empty()
+            ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
+            : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY;
+    credentials_ = grpc_ssl_server_credentials_create_with_options(
+        grpc_ssl_server_credentials_create_options_using_config_fetcher(client_certificates, &Fetch,
+                                                                        this));
+  }
+  ~FileCredentials() override { grpc_server_credentials_release(credentials_); }
+
+  void SetAuthMetadataProcessor(const std::shared_ptr<grpc::AuthMetadataProcessor>&) override {}
+
+ private:
+  using FileStates = std::array<FileState, 3>;
+
+  int AddPortToServer(const std::string& address, grpc_server* server) override {
+    return grpc_server_add_http2_port(server, address.c_str(), credentials_);
+  }
+
+  static grpc_ssl_certificate_config_reload_status Fetch(
+      void* self, grpc_ssl_server_certificate_config** config) {
+    return static_cast<FileCredentials*>(self)->FetchIfChanged(config);
+  }
+
+  // A file that changes while it is read differs from what was noted before: the next handshake
+  // reads it again.
+  grpc_ssl_certificate_config_reload_status FetchIfChanged(
+      grpc_ssl_server_certificate_config** config) EXCLUDES_LOCK(mutex_) {
+    MutexLock lock(&mutex_);
+    const FileStates states = {StateOf(options_.certificate_path), StateOf(options_.key_path),
+                               StateOf(options_.client_ca_path)};
+    if (states == last_states_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    const bool is_first = last_states_ == FileStates();
+    last_states_ = states;
+    const absl::Status usable = CheckFiles(options_);
+    if (!usable.ok()) {
+      Log(LogLevel::kError, "certificates refused", {{"reason", std::string(usable.message())}});
+      return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    }
+    *config = ReadConfig();
+    if (!is_first) Log(LogLevel::kInfo, "certificates reloaded");
+    return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
+  }
+
+  grpc_ssl_server_certificate_config* ReadConfig() const {
+    const std::string certificate = Contents(options_.certificate_path);
+    const std::string key = Contents(options_.key_path);
+    // gRPC 1.51 insists on authorities also where it asks clients for nothing.
+    const std::string client_ca =
+        options_.client_ca_path.empty() ? certificate : Contents(options_.client_ca_path);
+    const grpc_ssl_pem_key_cert_pair pair = {key.c_str(), certificate.c_str()};
+    return grpc_ssl_server_certificate_config_create(client_ca.c_str(), &pair, 1);
+  }
+
+  const TlsOptions options_;
+  grpc_server_credentials* credentials_ = nullptr;  // asks us for what is in the files
+  Mutex mutex_;
+  FileStates last_states_ GUARDED_BY(mutex_);
+};
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
     const TlsOptions& options) {
   if (options.certificate_path.empty()) return grpc::InsecureServerCredentials();
   RETURN_IF_ERROR(CheckFiles(options));
-  const auto provider = std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
-      options.key_path, options.certificate_path, options.client_ca_path, kReloadSeconds);
-  grpc::experimental::TlsServerCredentialsOptions tls(provider);
-  tls.watch_identity_key_cert_pairs();
-  if (!options.client_ca_path.empty()) {
-    tls.watch_root_certs();
-    tls.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  }
-  return grpc::experimental::TlsServerCredentials(tls);
+  return std::make_shared<FileCredentials>(options);
 }
 
 }  // namespace tessera

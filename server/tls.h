@@ -15,9 +15,9 @@ struct TlsOptions {
   std::string client_ca_path;    // PEM; empty: clients need no certificate
 };
 
-// Plaintext, TLS, or TLS with client certificates. The files are read again every few seconds, so
-// that a certificate can be replaced while the daemon runs; a pair that does not match is ignored
-// until it does. INVALID_ARGUMENT where the files cannot be used now.
+// Plaintext, TLS, or TLS with client certificates. A file that has changed is read by the next
+// handshake, so that a certificate can be replaced while the daemon runs; files that cannot be used
+// together change nothing. The log tells of both. INVALID_ARGUMENT where they cannot be used now.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
     const TlsOptions& options);
 
