@@ -39,8 +39,7 @@ RUN ./closure /rootfs build/release/bin/tesserad build/release/bin/tessera
 FROM ${CUDA_BASE} AS cuda
 
 # The same recipe, with kernels for GPUs. The toolkit is lent, not copied: what the programs need of
-# it is linked in, and libcuda comes with the driver. Nothing uses nvToolsExt, but CMake 3.25 fails
-# without it, and CUDA 13 has none.
+# it is linked in, and libcuda comes with the driver.
 FROM test AS build-cuda
 ARG CUDA_ARCHITECTURES=80-real;90-real
 ARG JOBS=2
@@ -48,7 +47,6 @@ RUN --mount=type=bind,from=cuda,source=/usr/local,target=/usr/local \
     CUDACXX=$(echo /usr/local/cuda-*.*/bin/nvcc) \
     cmake --preset release -B build/cuda -DTESSERA_CUDA=ON -DBUILD_TESTING=OFF \
       -DTESSERA_BUILD_BENCHES=OFF -DCMAKE_CUDA_ARCHITECTURES="$CUDA_ARCHITECTURES" \
-      -DCUDA_nvToolsExt_LIBRARY=none \
  && cmake --build build/cuda --parallel "$JOBS" --target tesserad tessera
 ARG SOURCE_DATE_EPOCH=0
 RUN rm -r /rootfs && ./closure /rootfs build/cuda/bin/tesserad build/cuda/bin/tessera

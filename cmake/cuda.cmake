@@ -22,6 +22,10 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 enable_language(CUDA)
+# CUDA 13 has no nvToolsExt, but CMake 3.25 sets a property of its target all the same.
+if(NOT TARGET CUDA::nvToolsExt AND CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+  add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
+endif()
 find_package(CUDAToolkit REQUIRED)
 set(TESSERA_HAVE_CUDA ON)
 
