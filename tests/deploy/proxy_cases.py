@@ -1,10 +1,12 @@
 """What both proxies, Envoy and nginx, must show with three daemons behind them."""
 
+import os
 import signal
+import unittest.mock
 
 import grpc
-from deploy_harness import (Replicas, control_pb2, control_pb2_grpc, error_of, request, run_at_once,
-                            wait_until)
+from deploy_harness import (BIN, Replicas, control_pb2, control_pb2_grpc, error_of, request,
+                            run_at_once, wait_until)
 
 SECONDS = dict(max_tokens=3000, ignore_eos=True)  # about how long the tiny model takes for it
 A_MINUTE = dict(max_tokens=30000, ignore_eos=True)
@@ -35,6 +37,11 @@ def num_running(replicas, total):
     """Running sequences of each daemon, once they are so many together."""
     running = [daemon.explain().num_running for daemon in replicas]
     return running if sum(running) == total else None
+
+
+def statuses(replicas):
+    """Exit status of each daemon, None while it runs."""
+    return [daemon.process.poll() for daemon in replicas]
 
 
 class ProxyCases:
@@ -101,17 +108,18 @@ class ProxyCases:
         proxy.generation.Generate(request("c", 2), timeout=CALL_S)
         return daemon.metric("vllm:request_success_total") > 0
 
-    def test_a_request_that_kills_its_replica_is_not_sent_on(self):
-        """No byte of an answer was sent, but the request was read: it dies with its replica."""
-        with Replicas() as replicas, self.Proxy(replicas.targets) as proxy:
-            poison = proxy.generation.Generate.future(request("poison", **A_MINUTE), timeout=CALL_S)
-            running = wait_until(lambda: num_running(replicas, 1), "the request to run")
-            victim = running.index(1)
-            replicas.kill(victim, signal.SIGABRT)
-            self.assertEqual(poison.exception().code(), grpc.StatusCode.UNAVAILABLE)
-            for i, daemon in enumerate(replicas):
-                if i != victim:
-                    self.assertEqual(daemon.metric("vllm:request_params_n_count"), 0)
+    def test_a_poison_request_costs_one_replica_not_three(self):
+        """Every replica would abort on it: it dies with the first that reads it, and is never sent
+        on, although no byte of an answer had come."""
+        with unittest.mock.patch.dict(os.environ, LD_PRELOAD=str(BIN / "poison.so")):
+            replicas = Replicas()
+        with replicas, self.Proxy(replicas.targets) as proxy:
+            with error_of(self, grpc.StatusCode.UNAVAILABLE):
+                proxy.generation.Generate(request("TESSERA-POISON", 4), timeout=CALL_S)
+            wait_until(lambda: any(statuses(replicas)), "the abort")
+            for i in range(20):
+                proxy.generation.Generate(request(f"{i}", 4), timeout=CALL_S)
+            self.assertCountEqual(statuses(replicas), [-signal.SIGABRT, None, None])
 
     def test_a_stream_longer_than_the_drain_ends_with_unavailable(self):
         with Replicas("--drain-timeout", 0.1) as replicas, self.Proxy(replicas.targets) as proxy:
