@@ -1,10 +1,11 @@
 """The Kubernetes manifests render, are valid, agree with each other and with the real daemon.
 
 kubernetes-validate has no schema of the custom resources (ServiceMonitor, ScaledObject,
-InferencePool); what they refer to is checked.
+InferencePool); custom_resource_schemas.py has, and what they refer to is checked.
 """
 
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import unittest
 import urllib.error
 
 import grpc
+import jsonschema
 import kubernetes_validate
 import yaml
+from custom_resource_schemas import SCHEMAS
 from deploy_harness import (BIN, DEPLOY, FLUSH_S, Daemon, error_of, generation_pb2_grpc, request,
                             samples, selectors, wait_until)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -175,6 +178,8 @@ class AgainstTheDaemonTest(unittest.TestCase):
         self.assertIn(expected, exported)
         for query in (trigger["metadata"]["query"], adapter_rule["seriesQuery"]):
             self.assertEqual([name for name, _ in selectors(query)], [expected])
+        pool = (KUBERNETES / "extras/inference-pool.yaml").read_text()
+        self.assertLessEqual(set(re.findall(r"vllm:\w+", pool)), exported)
 
 
 class TlsOverlayTest(unittest.TestCase):
@@ -244,13 +249,30 @@ class TlsOverlayTest(unittest.TestCase):
 class ExtrasTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
+        found = [extra(path.name) for path in (KUBERNETES / "extras").iterdir()]
+        cls.resources = {thing["kind"]: thing for thing in found if "kind" in thing}
         cls.objects = render("replicas")
         cls.labels = one(cls.objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
 
-    def test_custom_resources_are_those_we_cannot_validate(self):
-        for name in ("service-monitor.yaml", "keda-scaled-object.yaml", "inference-pool.yaml"):
-            with self.assertRaises(kubernetes_validate.SchemaNotFoundError):
-                kubernetes_validate.validate(extra(name), kubernetes_validate.latest_version())
+    def test_custom_resources_have_their_structure(self):
+        self.assertEqual(self.resources.keys(), SCHEMAS.keys())
+        for kind, resource in self.resources.items():
+            with self.subTest(kind):
+                with self.assertRaises(kubernetes_validate.SchemaNotFoundError):  # else use theirs
+                    kubernetes_validate.validate(resource, kubernetes_validate.latest_version())
+                jsonschema.validate(resource, SCHEMAS[kind])
+
+    def test_misspelt_and_missing_fields_are_found(self):
+        for kind, resource in self.resources.items():
+            for name in SCHEMAS[kind]["properties"]["spec"]["required"]:
+                spec = resource["spec"]
+                renamed = {key + "s" if key == name else key: spec[key] for key in spec}
+                with self.assertRaises(jsonschema.ValidationError, msg=f"{kind} {name}"):
+                    jsonschema.validate(resource | {"spec": renamed | {name: spec[name]}},
+                                        SCHEMAS[kind])
+                del renamed[name + "s"]
+                with self.assertRaises(jsonschema.ValidationError, msg=f"{kind} {name}"):
+                    jsonschema.validate(resource | {"spec": renamed}, SCHEMAS[kind])
 
     def test_service_monitor_selects_the_one_service_with_metrics(self):
         spec = extra("service-monitor.yaml")["spec"]
@@ -269,11 +291,15 @@ class ExtrasTest(unittest.TestCase):
         spec = extra("keda-scaled-object.yaml")["spec"]
         target = one(self.objects, "Deployment")["metadata"]["name"]
         self.assertEqual(spec["scaleTargetRef"]["name"], target)
+        autoscaler = one(self.objects, "HorizontalPodAutoscaler")["spec"]
+        self.assertEqual((spec["minReplicaCount"], spec["maxReplicaCount"]),
+                         (autoscaler["minReplicas"], autoscaler["maxReplicas"]))
 
     def test_inference_pool_selects_the_pods_over_http2(self):
         spec = extra("inference-pool.yaml")["spec"]
         self.assertLessEqual(spec["selector"]["matchLabels"].items(), self.labels.items())
-        self.assertEqual(spec["targetPorts"], [{"number": 50051}])
+        ports = {port["name"]: port["containerPort"] for port in daemon_container("replicas")["ports"]}
+        self.assertEqual(spec["targetPorts"], [{"number": ports["grpc"]}])
         self.assertEqual(spec["appProtocol"], "kubernetes.io/h2c")
 
 
