@@ -1,9 +1,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <openssl/sha.h>
 
 #include <optional>
 #include <string>
+#include <string_view>
 
+#include "absl/strings/escaping.h"
 #include "tests/server/test_server.h"
 #include "tests/support/temp_file.h"
 
@@ -14,13 +17,19 @@ using grpc::StatusCode;
 using testing::HasSubstr;
 
 constexpr char kKey[] = "one";
-constexpr char kKeyDigest[] = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed";
+
+std::string Sha256Hex(std::string_view text) {
+  std::string digest(SHA256_DIGEST_LENGTH, '\0');
+  SHA256(reinterpret_cast<const uint8_t*>(text.data()), text.size(),
+         reinterpret_cast<uint8_t*>(digest.data()));
+  return absl::BytesToHexString(digest);
+}
 
 // A server that knows one tenant, "a", by kKey.
 class TenantServiceTest : public testing::Test {
  protected:
   void Start(const std::string& limits) {
-    keys_.emplace("tenant a " + limits + "\nkey " + kKeyDigest + " a\n");
+    keys_.emplace("tenant a " + limits + "\nkey " + Sha256Hex(kKey) + " a\n");
     options_.server.api_keys_path = keys_->path();
     test_.emplace(options_);
   }

@@ -13,16 +13,18 @@
 int main(int argc, char** argv) {
   tessera::TinyModelOptions options;
   std::string output;
+  std::string type(Name(options.type)), embedding_type(Name(options.embedding_type));
   std::map<std::string, tessera::DType> types;
-  for (tessera::DType type : tessera::kAllDTypes) types[std::string(Name(type))] = type;
+  for (tessera::DType known : tessera::kAllDTypes) types[std::string(Name(known))] = known;
 
   CLI::App app("Writes a Llama model of random weights as a GGUF file.");
   app.add_option("--output", output, "the file to write")->required();
+  app.option_defaults()->always_capture_default();
   app.add_option("--seed", options.seed, "of the weights");
-  app.add_option("--type", options.type, "of the matrices")
-      ->transform(CLI::CheckedTransformer(types, CLI::ignore_case));
-  app.add_option("--embedding-type", options.embedding_type, "of token_embd")
-      ->transform(CLI::CheckedTransformer(types, CLI::ignore_case));
+  app.add_option("--type", type, "of the matrices")
+      ->transform(CLI::IsMember(&types, CLI::ignore_case));
+  app.add_option("--embedding-type", embedding_type, "of token_embd")
+      ->transform(CLI::IsMember(&types, CLI::ignore_case));
   app.add_option("--layers", options.num_layers)->check(CLI::Range(1, 128));
   app.add_option("--hidden-dim", options.hidden_dim)->check(CLI::Range(2, 65536));
   app.add_option("--heads", options.num_heads)->check(CLI::Range(1, 256));
@@ -37,6 +39,8 @@ int main(int argc, char** argv) {
   app.add_flag("!--untied", options.is_tied, "write output.weight");
   CLI11_PARSE(app, argc, argv);
 
+  options.type = types.at(type);
+  options.embedding_type = types.at(embedding_type);
   tessera::WriteFile(output, tessera::MakeTinyModel(options));
   return 0;
 }
