@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <charconv>
-#include <map>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/status.h"
 #include "kernels/cuda/make_backend.h"
 
@@ -17,13 +18,15 @@ namespace {
 constexpr std::string_view kCudaPrefix = "cuda:";
 constexpr DType kCudaType = DType::kBf16;
 
+CpuIsa IsaNamed(const std::string& name) {
+  const auto* found = std::find_if(std::begin(kCpuIsaNames), std::end(kCpuIsaNames),
+                                   [&](const CpuIsaName& known) { return name == known.name; });
+  CHECK(found != std::end(kCpuIsaNames)) << name;
+  return found->isa;
+}
+
 absl::StatusOr<ServingDevice> OpenCpu(const ServerOptions& options) {
-  const std::map<std::string, CpuIsa> isas = {{"auto", CpuIsa::kAuto},
-                                              {"portable", CpuIsa::kPortable},
-                                              {"avx2", CpuIsa::kAvx2},
-                                              {"avx512", CpuIsa::kAvx512},
-                                              {"vnni", CpuIsa::kAvx512Vnni}};
-  const CpuIsa isa = isas.at(options.cpu_isa);
+  const CpuIsa isa = IsaNamed(options.cpu_isa);
   if (isa != CpuIsa::kAuto && !IsSupported(isa)) {
     return absl::InvalidArgumentError(
         absl::StrCat("cpu-isa: expected one that this CPU can run, got ", options.cpu_isa));

@@ -19,7 +19,7 @@ namespace {
 constexpr size_t kMaxGrpcBytes = size_t{1} << 30;
 // Reflection is a synchronous service, the only one: each open call of it holds a thread.
 constexpr int kMaxSyncThreads = 8;
-// More calls of one connection wait at its client.
+// More calls of one connection wait at its client; one that opens them all the same loses it.
 constexpr int kMaxCallsPerConnection = 4096;
 
 // Clients may ping every 10 s, also without a call; twice as fast is met with patience, more is
@@ -27,10 +27,8 @@ constexpr int kMaxCallsPerConnection = 4096;
 constexpr int kMinPingIntervalMs = 5'000;
 constexpr int kKeepaliveTimeMs = 60'000;  // how often we ask whether a silent client still lives
 constexpr int kKeepaliveTimeoutMs = 20'000;
-// Who connects and says nothing, or says it slowly, goes; so does who has had no call open for
-// long.
+// Who connects and says nothing, or says it slowly, goes.
 constexpr int kHandshakeTimeoutMs = 10'000;
-constexpr int kMaxIdleMs = 600'000;
 constexpr int kMaxMetadataBytes = 16 << 10;
 
 // Linking gRPC's reflection library is enough to switch it on; this switches it off.
@@ -52,21 +50,22 @@ void SetLimits(const GrpcListenerOptions& options, grpc::ServerBuilder* builder)
       grpc::ResourceQuota("tessera").Resize(kMaxGrpcBytes).SetMaxThreads(kMaxSyncThreads));
 }
 
-void SetTimes(grpc::ServerBuilder* builder) {
+void SetTimes(const GrpcListenerOptions& options, grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                               kMinPingIntervalMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
-  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kMaxIdleMs);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
+                              options.max_connection_idle_seconds * 1000);
 }
 
 void SetUp(const GrpcListenerOptions& options, const std::vector<grpc::Service*>& services,
            grpc::ServerBuilder* builder) {
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   SetLimits(options, builder);
-  SetTimes(builder);
+  SetTimes(options, builder);
   if (!options.reflection) builder->SetOption(std::make_unique<WithoutReflection>());
   for (grpc::Service* service : services) builder->RegisterService(service);
 }

@@ -17,6 +17,7 @@ namespace tessera {
 struct GrpcListenerOptions {
   std::shared_ptr<grpc::ServerCredentials> credentials;
   int max_message_bytes = 0;
+  int max_connection_idle_seconds = 0;
   bool reflection = true;
 };
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "server/no_throw.h"
 #include "server/version.h"
@@ -42,14 +43,18 @@ std::string CheckAddress(const std::string& text) {
 }
 
 // Adds options to one group of the help. Every option also reads an environment variable:
-// --max-running is TESSERA_MAX_RUNNING.
+// --max-running is TESSERA_MAX_RUNNING. scripts/make-flags-table writes the guide's tables from the
+// help.
 class OptionGroup {
  public:
   OptionGroup(CLI::App* app, std::string name) : app_(app), name_(std::move(name)) {}
 
+  // The unit says what the option takes, in capitals.
   template <typename T>
-  CLI::Option* Add(const std::string& flag, T* value, const std::string& help) {
-    return Finish(flag, app_->add_option("--" + flag, *value, help)->capture_default_str());
+  CLI::Option* Add(const std::string& flag, const std::string& unit, T* value,
+                   const std::string& help) {
+    CLI::Option* const option = app_->add_option("--" + flag, *value, help);
+    return Finish(flag, option->type_name(unit)->capture_default_str());
   }
 
   CLI::Option* AddSwitch(const std::string& flag, bool* value, const std::string& help) {
@@ -76,115 +81,191 @@ struct RawOptions {
   bool no_reflection = false;
 };
 
+std::vector<std::string> CpuIsaNames() {
+  std::vector<std::string> names;
+  for (const CpuIsaName& known : kCpuIsaNames) names.emplace_back(known.name);
+  return names;
+}
+
 void AddModelOptions(CLI::App* app, ServerOptions* options) {
   OptionGroup group(app, "Model and compute");
-  group.Add("model", &options->model_path, "GGUF file to serve")->required();
-  group.Add("served-model-name", &options->served_model_name,
-            "name in answers and metrics; default: the name in the file");
-  group.Add("device", &options->device, "auto, cpu or cuda:N")->check(CheckDevice);
-  group.Add("cpu-isa", &options->cpu_isa, "instruction set; all give the same bits")
-      ->check(CLI::IsMember({"auto", "avx2", "avx512", "vnni", "portable"}));
-  group.Add("threads", &options->num_threads, "compute threads")
+  group.Add("model", "FILE", &options->model_path, "GGUF file to serve")->required();
+  group
+      .Add("served-model-name", "NAME", &options->served_model_name,
+           "model in answers, label model_name in metrics; a request that names another model gets "
+           "NOT_FOUND")
+      ->default_str("the file's name for itself");
+  group
+      .Add("device", "auto|cpu|cuda:N", &options->device,
+           "where to compute; auto is the first GPU if it works (compute capability 8.0 or later), "
+           "else the CPU")
+      ->check(CheckDevice);
+  group
+      .Add("cpu-isa", "NAME", &options->cpu_isa,
+           "instruction set; all give the same bits, portable is slow")
+      ->check(CLI::IsMember(CpuIsaNames()));
+  group
+      .Add("threads", "THREADS", &options->num_threads,
+           "that compute; CPU affinity and cgroup quota are respected")
       ->check(CLI::Range(1, 1024))
       ->default_str("one for each usable CPU");
   group
-      .Add("gpu-memory-utilization", &options->gpu_memory_utilization,
-           "share of a GPU's memory for weights and KV pages; the rest is for activations")
+      .Add("gpu-memory-utilization", "SHARE", &options->gpu_memory_utilization,
+           "of a GPU's memory for weights and KV pages; the rest is for activations")
       ->check(CLI::Range(0.05, 1.0));
 }
 
-void AddSchedulingOptions(CLI::App* app, ServerOptions* options, RawOptions* raw) {
-  OptionGroup group(app, "Scheduling and limits");
-  group.Add("max-batch-tokens", &options->max_batch_tokens, "tokens a step computes at most")
+void AddStepOptions(CLI::App* app, ServerOptions* options) {
+  OptionGroup group(app, "Steps");
+  group
+      .Add("max-batch-tokens", "TOKENS", &options->max_batch_tokens,
+           "that one step computes at most; from 128 on a CPU gains nothing, and a longer step "
+           "delays first tokens")
       ->check(CLI::Range(1, 1 << 20))
       ->default_str("128 on a CPU, 512 on a GPU; at least max-running");
   group
-      .Add("target-itl-ms", &options->target_itl_ms,
-           "inter-token latency to keep beside prompts, where twice the usual is less; 0: any")
+      .Add("target-itl-ms", "MILLISECONDS", &options->target_itl_ms,
+           "inter-token latency to keep while prompts are computed beside decoding sequences; a "
+           "smaller one means steadier streams and later first tokens. A step may always take "
+           "twice what its decodes need, and compute 16 prompt tokens; 0: prompts get all rows")
       ->check(CLI::Range(0.0, 1e6));
-  group.Add("max-running", &options->max_running, "sequences that run at once at most")
+  group
+      .Add("speculate", "NAME", &options->speculate,
+           "ngram: where a sequence's last tokens stood before in it, compute what followed then "
+           "as a guess, in the same step; for code, extraction, repetition. No answer changes by a "
+           "bit; guesses are made only where the measured step times say that they pay")
+      ->check(CLI::IsMember({"none", "ngram"}));
+}
+
+void AddQueueOptions(CLI::App* app, ServerOptions* options, RawOptions* raw) {
+  OptionGroup group(app, "Queue and KV cache");
+  group.Add("max-running", "SEQUENCES", &options->max_running, "that hold KV pages at once")
       ->check(CLI::Range(1, 1 << 16));
-  group.Add("max-waiting", &options->max_waiting, "requests that wait at most")
+  group
+      .Add("max-waiting", "REQUESTS", &options->max_waiting,
+           "that wait at once; one more gets RESOURCE_EXHAUSTED")
       ->check(CLI::Range(1, 1 << 20));
   group
-      .Add("max-waiting-prompt-tokens", &options->max_waiting_prompt_tokens,
-           "prompt tokens of all waiting requests at most")
+      .Add("max-waiting-prompt-tokens", "TOKENS", &options->max_waiting_prompt_tokens,
+           "in the prompts of all waiting requests; the request with one more gets "
+           "RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  group.Add("kv-blocks", &options->num_kv_pages, "KV pages of 64 tokens")
+  group
+      .Add("kv-blocks", "PAGES", &options->num_kv_pages,
+           "of the KV cache, 64 tokens each; their memory is taken as they are first used")
       ->check(CLI::Range(1, 1 << 24))
-      ->default_str("chosen from max-running");
-  group.Add("max-context", &options->max_context, "tokens of a sequence at most")
+      ->default_str(
+          "what max-running full contexts can use, within half the free memory and 4 GiB");
+  group
+      .Add("max-context", "TOKENS", &options->max_context,
+           "of a sequence, prompt and answer together")
       ->check(CLI::Range(2, 1 << 24))
       ->default_str("the model's own");
-  group.AddSwitch("no-prefix-cache", &raw->no_prefix_cache, "do not reuse computed prefixes");
-  group
-      .Add("speculate", &options->speculate,
-           "none, or ngram: guess what repeats, where it pays; never changes an answer")
-      ->check(CLI::IsMember({"none", "ngram"}));
+  group.AddSwitch("no-prefix-cache", &raw->no_prefix_cache,
+                  "compute every prompt from its first token");
 }
 
 void AddListenerOptions(CLI::App* app, ServerOptions* options, RawOptions* raw) {
   raw->listen = options->listen.ToString();
   raw->metrics_listen = options->metrics_listen.ToString();
   OptionGroup group(app, "Listeners");
-  group.Add("listen", &raw->listen, "HOST:PORT for gRPC; port 0: any free one")
+  group
+      .Add("listen", "HOST:PORT", &raw->listen,
+           "gRPC; port 0 takes any free one; an IPv6 host stands in brackets")
       ->check(CheckAddress);
   group
-      .Add("metrics-listen", &raw->metrics_listen,
-           "HOST:PORT for /metrics, /healthz, /readyz and the status page; port 0: any free one")
+      .Add("metrics-listen", "HOST:PORT", &raw->metrics_listen,
+           "HTTP, always plaintext: /metrics, /healthz, /readyz, and the status page at /")
       ->check(CheckAddress);
-  group.Add("announce", &options->announce_path,
-            "once ready, write the addresses to this file as JSON");
-  group.Add("max-message-bytes", &options->max_message_bytes, "largest gRPC message, either way")
-      ->check(CLI::Range(1 << 10, 1 << 30));
-  group.Add("max-connections", &options->max_connections, "gRPC connections open at once at most")
-      ->check(CLI::Range(1, 1 << 20));
-  group.Add("control-listen", &options->control_listen,
-            "HOST:PORT or unix:PATH for the control service alone; default: beside the others, or "
-            "nowhere with --api-keys");
+  group
+      .Add("control-listen", "HOST:PORT|unix:PATH", &options->control_listen,
+           "where the control service (Abort, Explain, Drain) is served alone, in plaintext and "
+           "without keys: a socket's file rights or loopback are its protection")
+      ->default_str("beside the other services; with --api-keys nowhere");
+  group
+      .Add(
+          "announce", "FILE", &options->announce_path,
+          "once ready, {\"grpc\":\"host:port\",\"metrics\":\"host:port\"} appears there by rename; "
+          "an old file is removed at the start")
+      ->default_str("none");
   group.AddSwitch("load-reports", &options->load_reports,
-                  "end answers with ORCA load reports for load balancers");
-  CLI::Option* const on = group.AddSwitch("reflection", &raw->reflection,
-                                          "describe the services to clients also with --api-keys");
-  group.AddSwitch("no-reflection", &raw->no_reflection, "do not describe the services to clients")
+                  "end every answer with an ORCA load report (trailer endpoint-load-metrics-bin: "
+                  "application_utilization is running and waiting sequences over max-running), for "
+                  "load balancers that weigh replicas");
+  CLI::Option* const on = group.AddSwitch(
+      "reflection", &raw->reflection,
+      "describe the services also with --api-keys; without keys they are described");
+  group
+      .AddSwitch("no-reflection", &raw->no_reflection,
+                 "do not describe the services; grpcurl then needs the protos")
       ->excludes(on);
+}
+
+void AddConnectionOptions(CLI::App* app, ServerOptions* options) {
+  OptionGroup group(app, "Connections");
+  group
+      .Add("max-message-bytes", "BYTES", &options->max_message_bytes,
+           "of the largest gRPC message in either direction")
+      ->check(CLI::Range(1 << 10, 1 << 30));
+  group
+      .Add("max-connections", "CONNECTIONS", &options->max_connections,
+           "that gRPC clients may have open, give or take 64; one more is closed at once. As many "
+           "descriptors must be allowed, and 256 more")
+      ->check(CLI::Range(1, 1 << 20));
+  group
+      .Add("max-connection-idle", "SECONDS", &options->max_connection_idle_seconds,
+           "that a gRPC connection may have no call open; it is closed then, or within as long "
+           "again")
+      ->check(CLI::Range(1, 1 << 20));
 }
 
 void AddSecurityOptions(CLI::App* app, ServerOptions* options) {
   OptionGroup group(app, "Security");
-  CLI::Option* const certificate = group.Add("tls-cert", &options->tls_certificate_path,
-                                             "PEM certificate chain; default: plaintext");
-  CLI::Option* const key =
-      group.Add("tls-key", &options->tls_key_path, "PEM private key of --tls-cert");
-  certificate->needs(key);
-  key->needs(certificate);
+  CLI::Option* const certificate =
+      group.Add("tls-cert", "FILE", &options->tls_certificate_path,
+                "PEM certificate chain; a changed file is used from the next connection on");
+  CLI::Option* const key = group.Add("tls-key", "FILE", &options->tls_key_path,
+                                     "its private key, PEM; read again with it");
+  certificate->needs(key)->default_str("none: plaintext");
+  key->needs(certificate)->default_str("none");
   group
-      .Add("tls-client-ca", &options->tls_client_ca_path,
-           "PEM certificates that must have signed every client's; default: clients need none")
-      ->needs(certificate);
-  group.Add("api-keys", &options->api_keys_path,
-            "file of keys, tenants and quotas, read again on SIGHUP; default: everybody may call");
+      .Add("tls-client-ca", "FILE", &options->tls_client_ca_path,
+           "PEM certificates; every client must then present one that these have signed")
+      ->needs(certificate)
+      ->default_str("none: clients need no certificate");
   group
-      .Add("trust-tenant-metadata", &options->tenant_metadata_key,
-           "call metadata key that names the tenant, set by a proxy you trust; default: one tenant")
-      ->check(CheckMetadataKey);
+      .Add("api-keys", "FILE", &options->api_keys_path,
+           "keys, tenants and quotas (docs/security.md); SIGHUP reads it again")
+      ->default_str("none: everybody may call");
+  group
+      .Add("trust-tenant-metadata", "KEY", &options->tenant_metadata_key,
+           "call metadata key that names the tenant, e.g. x-tenant-id. Set it only behind a proxy "
+           "that sets this key itself: clients are believed")
+      ->check(CheckMetadataKey)
+      ->default_str("none: one tenant");
 }
 
 void AddOperationOptions(CLI::App* app, ServerOptions* options) {
   OptionGroup group(app, "Operation");
   group
-      .Add("drain-timeout", &options->drain_timeout_seconds,
-           "seconds that open requests may take to finish after SIGTERM")
+      .Add("drain-timeout", "SECONDS", &options->drain_timeout_seconds,
+           "that open requests may take after SIGTERM, 0 to 86400")
       ->check(CheckDrainTimeout);
   group
-      .Add("otlp-endpoint", &options->otlp_endpoint,
-           "HOST:PORT of a collector that takes spans over OTLP/gRPC; default: none")
-      ->check(CheckAddress);
-  group.Add("log-format", &options->log_format, "text or json")
+      .Add(
+          "otlp-endpoint", "HOST:PORT", &options->otlp_endpoint,
+          "collector that takes spans over OTLP/gRPC, plaintext: the call, and in it queue, "
+          "prefill and decode. A call's traceparent metadata says whose child it is and whether it "
+          "is sampled; without one it begins a trace")
+      ->check(CheckAddress)
+      ->default_str("none");
+  group.Add("log-format", "NAME", &options->log_format, "of the log lines on stderr")
       ->check(CLI::IsMember({"text", "json"}));
-  group.Add("log-level", &options->log_level, "least severity that is logged")
+  group.Add("log-level", "NAME", &options->log_level, "least severity that is logged")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
-  app->set_config("--config", "", "TOML file of options");
+  app->set_config("--config", "", "TOML: name = value for each option, without its dashes")
+      ->type_name("FILE")
+      ->group("Operation");
   app->allow_config_extras(CLI::config_extras_mode::error);
 }
 
@@ -204,8 +285,10 @@ std::variant<ServerOptions, int> ParseOptions(int argc, const char* const* argv)
   app.set_version_flag("--version", std::string(kTesseraVersion));
   app.failure_message(CLI::FailureMessage::simple);
   AddModelOptions(&app, &options);
-  AddSchedulingOptions(&app, &options, &raw);
+  AddStepOptions(&app, &options);
+  AddQueueOptions(&app, &options, &raw);
   AddListenerOptions(&app, &options, &raw);
+  AddConnectionOptions(&app, &options);
   AddSecurityOptions(&app, &options);
   AddOperationOptions(&app, &options);
 

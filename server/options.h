@@ -5,9 +5,21 @@
 #include <string>
 #include <variant>
 
+#include "kernels/backend.h"
 #include "server/host_port.h"
 
 namespace tessera {
+
+// The values of --cpu-isa.
+struct CpuIsaName {
+  const char* name;
+  CpuIsa isa;
+};
+inline constexpr CpuIsaName kCpuIsaNames[] = {{"auto", CpuIsa::kAuto},
+                                              {"portable", CpuIsa::kPortable},
+                                              {"avx2", CpuIsa::kAvx2},
+                                              {"avx512", CpuIsa::kAvx512},
+                                              {"vnni", CpuIsa::kAvx512Vnni}};
 
 // What the operator asked for. Defaults here are the daemon's; docs/operations.md lists them.
 struct ServerOptions {
@@ -15,7 +27,7 @@ struct ServerOptions {
   std::string model_path;
   std::string served_model_name;  // empty: the name in the file
   std::string device = "auto";
-  std::string cpu_isa = "auto";
+  std::string cpu_isa = "auto";         // a name of kCpuIsaNames
   int num_threads = 0;                  // 0: every CPU this process may use
   double gpu_memory_utilization = 0.9;  // of the device's memory, for weights and pages
 
@@ -36,6 +48,7 @@ struct ServerOptions {
   std::string announce_path;  // empty: no file
   int max_message_bytes = 8 << 20;
   int max_connections = 4096;
+  int max_connection_idle_seconds = 600;
   std::string control_listen;      // empty: beside the other services, unless there are keys
   std::optional<bool> reflection;  // not set: unless there are keys
   bool load_reports = false;

@@ -130,6 +130,7 @@ absl::Status Server::StartServices() {
   GrpcListenerOptions listener = {
       .credentials = nullptr,
       .max_message_bytes = options_.max_message_bytes,
+      .max_connection_idle_seconds = options_.max_connection_idle_seconds,
       .reflection = options_.reflection.value_or(!authenticator_->has_keys())};
   ASSIGN_OR_RETURN(listener.credentials,
                    MakeServerCredentials({.certificate_path = options_.tls_certificate_path,

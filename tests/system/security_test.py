@@ -10,6 +10,7 @@ import pathlib
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -103,6 +104,63 @@ class Tap:
                 record.extend(data)
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
+
+
+class RawHttp2:
+    """Just enough of HTTP/2 for what no client library would do."""
+
+    HEADERS, SETTINGS, PING = 1, 4, 6
+    ACK, END_HEADERS = 1, 4
+    MAX_CONCURRENT_STREAMS = 3
+    CALL = ((b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"tessera"),
+            (b":path", b"/tessera.v1.GenerationService/GenerateStream"),
+            (b"content-type", b"application/grpc"), (b"te", b"trailers"))
+
+    def __init__(self, address):
+        self.socket = socket.create_connection(address, 30)
+        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + self.frame(self.SETTINGS))
+        payload = self.wait_for(self.SETTINGS)
+        self.settings = dict(struct.iter_unpack(">HI", payload))
+        self.socket.sendall(self.frame(self.SETTINGS, self.ACK))
+        self.next_stream = 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    @staticmethod
+    def frame(kind, flags=0, stream=0, payload=b""):
+        return struct.pack(">IBI", len(payload) << 8 | kind, flags, stream) + payload
+
+    def open_call(self):
+        """Its headers, each a literal that is not indexed; no message follows."""
+        block = b"".join(b"\0%c%b%c%b" % (len(name), name, len(value), value)
+                         for name, value in self.CALL)
+        self.socket.sendall(self.frame(self.HEADERS, self.END_HEADERS, self.next_stream, block))
+        self.next_stream += 2
+
+    def ping(self):
+        """Returns once all that was sent before has been read."""
+        self.socket.sendall(self.frame(self.PING, payload=bytes(8)))
+        self.wait_for(self.PING)
+
+    def wait_for(self, kind):
+        """The payload of the next frame of this kind; others are passed over."""
+        while True:
+            head, _flags, _stream = struct.unpack(">IBI", self.read(9))
+            payload = self.read(head >> 8)
+            if head & 0xff == kind:
+                return payload
+
+    def read(self, size):
+        data = b""
+        while len(data) < size:
+            if not (more := self.socket.recv(size - len(data))):
+                raise ConnectionError("closed")
+            data += more
+        return data
 
 
 class KeysTest(unittest.TestCase):
@@ -298,7 +356,14 @@ class TlsTest(unittest.TestCase):
             self.generate(daemon, "authority")
             old = {name: pem(name) for name in ("server.pem", "server.key")}
             make_certificate("server", "stranger", 4)
-            self.wait_until_served(daemon, "stranger")
+            new_key = FOLDER / "server.key"
+            new_key.rename(FOLDER / "server.new")
+            new_key.write_bytes(old["server.key"])
+            self.generate(daemon, "authority")  # the certificate alone is new, and does not fit
+            self.assertIn("certificates refused", daemon.log())
+            (FOLDER / "server.new").rename(new_key)
+            self.generate(daemon, "stranger")
+            self.assertEqual(daemon.log().count("certificates reloaded"), 1)
             for name, contents in old.items():
                 (FOLDER / name).write_bytes(contents)
 
@@ -310,18 +375,10 @@ class TlsTest(unittest.TestCase):
             written = trusted.with_suffix(".new")
             written.write_bytes(pem("stranger.pem"))
             written.rename(trusted)
-            self.wait_until_served(daemon, "authority", "foreign")
+            self.generate(daemon, "authority", "foreign")
+            self.assertIn("certificates reloaded", daemon.log())
             with error_of(self, grpc.StatusCode.UNAVAILABLE):
                 self.generate(daemon, "authority", "client")
-
-    def wait_until_served(self, *arguments):
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                return self.generate(*arguments)
-            except grpc.RpcError:
-                self.assertLess(time.monotonic(), deadline)
-                time.sleep(0.2)
 
 
 class SetupTest(unittest.TestCase):
@@ -397,6 +454,28 @@ class HostileClientsTest(unittest.TestCase):
                     break
                 except grpc.RpcError:
                     self.assertLess(time.monotonic(), deadline)
+
+    def test_a_connection_without_calls_is_closed_in_time(self):
+        with Daemon("--max-connection-idle", 1, model=MODEL) as daemon:
+            host, port = daemon.target.rsplit(":", 1)
+            stream = daemon.generation.GenerateStream(one(60_000))
+            next(stream)
+            with RawHttp2((host, int(port))) as idle, self.assertRaises(ConnectionError):
+                idle.read(1 << 20)
+            next(stream)  # the connection that has a call open stays
+            stream.cancel()
+            self.assertEqual(len(daemon.generate(one()).outputs[0].token_ids), 2)
+
+    def test_too_many_calls_of_one_connection(self):
+        with RawHttp2(self.address) as client:
+            self.assertEqual(client.settings[RawHttp2.MAX_CONCURRENT_STREAMS], 4096)
+            for _ in range(4096):
+                client.open_call()
+            client.ping()
+            client.open_call()
+            with self.assertRaises(ConnectionError):
+                client.read(1 << 20)
+        self.assert_serves()
 
     def test_descriptors_run_out(self):
         pid = self.daemon.process.pid
