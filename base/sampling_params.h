@@ -8,6 +8,12 @@ namespace tessera {
 
 using TokenId = int32_t;
 
+// Stands for the token chosen last for a slot where nobody knows yet which one that is: the device
+// looks it up. Negative, as no id is.
+constexpr TokenId LastTokenOf(int32_t slot) { return ~slot; }
+constexpr bool IsLastToken(TokenId token) { return token < 0; }
+constexpr int32_t SlotOfLastToken(TokenId token) { return ~token; }
+
 // How a sequence's next token is chosen from its logits. The order in which these apply and their
 // valid ranges: docs/sampling.md. Values here are already validated.
 struct SamplingParams {

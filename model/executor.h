@@ -15,6 +15,7 @@ struct ExecutorLimits {
   int max_context = 0;       // tokens a sequence may reach, prompt and output together
   int max_samples = 0;       // sampled and scored rows a step may have
   int vocab_size = 0;
+  int max_in_flight = 1;  // steps launched and not yet waited for: 1 or 2
 };
 
 using StepTicket = uint64_t;
@@ -27,7 +28,8 @@ class Executor {
 
   virtual ExecutorLimits limits() const = 0;
 
-  // Starts one step. The input is read before Launch returns. Steps run in launch order.
+  // Starts one step. The input is read before Launch returns. Steps run in launch order, so a
+  // step may use pages and slots of one before it that is still in flight.
   virtual StepTicket Launch(const StepInput& input) = 0;
 
   // Waits for that step. Tickets are waited for in order, each once.

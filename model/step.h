@@ -44,11 +44,13 @@ struct SampleRequest {
 
 // One step over a ragged batch. Sequence i owns rows [query_starts[i], query_starts[i + 1]); there
 // is no prefill and no decode here: a sequence brings 1..n new tokens, the last of which may be
-// drafts, and attends to everything before. A forked sequence (n > 1) whose parent's last row it
+// drafts, and attends to everything before. Its last token may also be LastTokenOf its slot, which
+// the step before chooses, still in flight and without drafts (if it chose none: some token or
+// other, for a row in vain). A forked sequence (n > 1) whose parent's last row it
 // needs simply appears in `samples` with that row and its own slot. Owned by the StepBuilder until
 // its next Build.
 struct StepInput {
-  std::span<const TokenId> tokens;        // [num_rows]
+  std::span<const TokenId> tokens;        // [num_rows], ids or LastTokenOf
   std::span<const int32_t> query_starts;  // [num_sequences + 1]
   std::span<const int32_t> kv_lengths;    // [num_sequences], this step's rows included
   std::span<const int32_t> page_starts;   // [num_sequences + 1]
@@ -74,7 +76,7 @@ struct SampledToken {
   std::span<const ScoredToken> logprobs;
 };
 
-// Valid until the next Launch.
+// Valid until the next Launch or Wait.
 struct StepResult {
   std::span<const SampledToken> tokens;  // [samples.size()]
 };

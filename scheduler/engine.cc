@@ -209,7 +209,7 @@ bool Engine::TakeCommands() {
   MutexLock lock(&mutex_);
   WaitForNews();
   CancelAtDrainDeadline();
-  if (draining_ && unfinished_.empty() && waiting_askers_.empty()) {
+  if (draining_ && unfinished_.empty() && waiting_askers_.empty() && flights_.empty()) {
     steps_ended_ = true;
     deliveries_arrived_.NotifyOne();
     return false;
@@ -298,49 +298,68 @@ void Engine::AnswerSnapshots() {
   deliveries_arrived_.NotifyOne();
 }
 
+// Waits for the oldest step in flight once no other can be launched beside it.
 void Engine::RunStep() {
-  const TimeNs started = clock_->Now();
-  const StepPlan& plan = scheduler_.Plan(started, &events_);
-  idle_ = plan.empty() && events_.empty();
-  if (!plan.empty()) {
-    Execute(plan, started);
-  } else if (options_.observer != nullptr) {
+  const bool launched = LaunchStep();
+  idle_ = !launched && flights_.empty() && events_.empty();
+  const bool is_full = static_cast<int>(flights_.size()) == limits_.max_in_flight;
+  if (is_full || (!launched && !flights_.empty())) {
+    CommitStep();
+  } else if (!launched && options_.observer != nullptr) {
     options_.observer->OnIdle(scheduler_.stats());
   }
 }
 
-void Engine::Execute(const StepPlan& plan, TimeNs started) {
-  StepReport report = Describe(plan);
-  NoteStarts(plan);
-  const bool backlog = scheduler_.stats().num_waiting_requests > 0;
+// False if there is nothing to launch.
+bool Engine::LaunchStep() {
+  Flight flight;
+  flight.planned = clock_->Now();
+  const StepPlan& plan = scheduler_.Plan(flight.planned, &events_);
+  if (plan.empty()) return false;
+  flight.report = Describe(plan);
+  flight.started_prompt_tokens = NoteStarts(plan);
+  flight.backlog = scheduler_.stats().num_waiting_requests > 0;
   const StepInput& input = builder_.Build(plan);
-  const TimeNs built = clock_->Now();
-  const StepResult result = executor_->Wait(executor_->Launch(input));
+  flight.launched = clock_->Now();
+  flight.ticket = executor_->Launch(input);
+  flights_.push_back(flight);
+  return true;
+}
+
+void Engine::CommitStep() {
+  Flight flight = flights_.front();
+  flights_.erase(flights_.begin());
+  const StepResult result = executor_->Wait(flight.ticket);
   const TimeNs executed = clock_->Now();
   scheduler_.Commit(result, executed, &events_);
   const TimeNs committed = clock_->Now();
 
-  report.plan_ns = built - started;
-  report.execute_ns = executed - built;
-  report.commit_ns = committed - executed;
-  report.stats = scheduler_.stats();
-  if (options_.observer != nullptr) options_.observer->OnStep(report);
-  if (!backlog) return;
+  flight.report.plan_ns = flight.launched - flight.planned;
+  flight.report.execute_ns = executed - std::max(flight.launched, executed_);
+  flight.report.commit_ns = committed - executed;
+  flight.report.stats = scheduler_.stats();
+  if (options_.observer != nullptr) options_.observer->OnStep(flight.report);
+  const TimeNs took = committed - std::max(flight.planned, committed_);
+  executed_ = executed;
+  committed_ = committed;
+  if (!flight.backlog) return;
   MutexLock lock(&mutex_);
-  door_.ObserveBacklog(committed - started, started_prompt_tokens_);
+  door_.ObserveBacklog(took, flight.started_prompt_tokens);
 }
 
-void Engine::NoteStarts(const StepPlan& plan) {
-  started_prompt_tokens_ = 0;
-  if (plan.slot_starts.empty()) return;
+// Prompt tokens of the requests that start.
+int64_t Engine::NoteStarts(const StepPlan& plan) {
+  if (plan.slot_starts.empty()) return 0;
+  int64_t num_prompt_tokens = 0;
   MutexLock lock(&mutex_);
   for (const Sequence* sequence : plan.slot_starts) {
     const auto found = unfinished_.find(sequence->owner->request.id);
     CHECK(found != unfinished_.end()) << "a planned request has ended";
     QueueDoor::Visitor& visitor = found->second.visitor;
-    if (visitor.waiting) started_prompt_tokens_ += visitor.prompt_tokens;
+    if (visitor.waiting) num_prompt_tokens += visitor.prompt_tokens;
     door_.Start(&visitor);
   }
+  return num_prompt_tokens;
 }
 
 void Engine::Deliver() {

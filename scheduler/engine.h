@@ -30,7 +30,8 @@ class TokenSink {
   virtual void OnToken(TokenEvent event) = 0;
 };
 
-// What one step did, for metrics.
+// What one step did, for metrics. Of two steps in flight the later one's execution begins where the
+// earlier one's ends.
 struct StepReport {
   uint64_t step = 0;
   int num_rows = 0;
@@ -38,7 +39,7 @@ struct StepReport {
   int num_prefill_rows = 0;
   int num_samples = 0;
   TimeNs plan_ns = 0;     // plan and build
-  TimeNs execute_ns = 0;  // launch and wait
+  TimeNs execute_ns = 0;  // from its launch, until it was waited for
   TimeNs commit_ns = 0;
   SchedulerStats stats;  // after the step
 };
@@ -82,7 +83,8 @@ struct EngineOptions {
 
 // Two threads around a Scheduler and an Executor. The engine thread (worker 0 of the executor)
 // applies commands and runs steps; the publisher thread hands events to sinks, so that detokenizing
-// and writing never delay the next step. No lock is held across a step.
+// and writing never delay the next step. No lock is held across a step. Where the executor takes
+// two steps, the next one is planned, built and launched while one runs.
 //
 //   any thread --submissions, wanted states--> engine thread --events--> publisher thread --> sinks
 //
@@ -161,6 +163,15 @@ class Engine final : public RequestControl {
     std::shared_ptr<TokenSink> sink;
     TokenEvent event;
   };
+  // A step launched and not yet waited for.
+  struct Flight {
+    StepTicket ticket = 0;
+    StepReport report;
+    TimeNs planned = 0;   // when planning began
+    TimeNs launched = 0;  // when launching began
+    bool backlog = false;
+    int64_t started_prompt_tokens = 0;
+  };
   struct Answer {
     SnapshotCallback done;
     std::shared_ptr<const SchedulerSnapshot> snapshot;
@@ -187,8 +198,9 @@ class Engine final : public RequestControl {
   void ApplyCommands();
   void AnswerSnapshots() EXCLUDES_LOCK(mutex_);
   void RunStep() EXCLUDES_LOCK(mutex_);
-  void Execute(const StepPlan& plan, TimeNs started) EXCLUDES_LOCK(mutex_);
-  void NoteStarts(const StepPlan& plan) EXCLUDES_LOCK(mutex_);
+  bool LaunchStep() EXCLUDES_LOCK(mutex_);
+  void CommitStep() EXCLUDES_LOCK(mutex_);
+  int64_t NoteStarts(const StepPlan& plan) EXCLUDES_LOCK(mutex_);
   void Deliver() EXCLUDES_LOCK(mutex_);
   void QueueDelivery(TokenEvent event) REQUIRES_LOCK(mutex_);
 
@@ -209,9 +221,11 @@ class Engine final : public RequestControl {
   std::vector<Command> commands_;
   std::vector<SnapshotCallback> askers_;
   std::vector<TokenEvent> events_;
+  std::vector<Flight> flights_;  // oldest first
+  TimeNs executed_ = 0;          // end of the last step waited for
+  TimeNs committed_ = 0;         // when it was committed
   // The last plan was empty: nothing can run before there is news or a deadline.
   bool idle_ = true;
-  int64_t started_prompt_tokens_ = 0;  // by the step in progress
 
   mutable Mutex mutex_;
   CondVar news_arrived_;        // for the engine thread

@@ -63,9 +63,13 @@ void PageCache::PinCopySource(PageId page) {
   copy_sources_.push_back(page);
 }
 
-void PageCache::ReleaseCopySources() {
-  for (const PageId page : copy_sources_) pool_.Unpin(page, index_.Contains(page));
-  copy_sources_.clear();
+void PageCache::ReleaseCopySources(size_t count) {
+  CHECK_LE(count, copy_sources_.size());
+  const auto end = copy_sources_.begin() + static_cast<std::ptrdiff_t>(count);
+  for (auto page = copy_sources_.begin(); page != end; ++page) {
+    pool_.Unpin(*page, index_.Contains(*page));
+  }
+  copy_sources_.erase(copy_sources_.begin(), end);
 }
 
 void PageCache::Publish(uint64_t salt, int index, std::span<const TokenId> tokens,

@@ -46,7 +46,8 @@ class PageCache {
 
   // Keeps a page's contents until ReleaseCopySources, whoever lets go of it.
   void PinCopySource(PageId page);
-  void ReleaseCopySources();
+  // Of the pages pinned first.
+  void ReleaseCopySources(size_t count);
 
   // Makes the table's page `index`, filled with `tokens`, known to others. Where an equal page is
   // known already, the table takes that one instead and gives its own back.

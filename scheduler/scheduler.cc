@@ -34,7 +34,10 @@ Scheduler::Scheduler(const ExecutorLimits& limits, const SchedulerOptions& optio
       cache_(limits.num_pages, limits.page_tokens),
       waiting_(&ledger_),
       free_slots_(num_slots_),
+      plans_(limits.max_in_flight),
+      plan_(plans_.data()),
       num_holders_(limits.num_pages) {
+  CHECK(limits.max_in_flight == 1 || limits.max_in_flight == 2) << limits.max_in_flight;
   CHECK_GE(num_slots_, 1);
   CHECK_GE(max_length_, 2);
   CHECK_GE(options.max_partial_prefills, 1);
@@ -80,6 +83,7 @@ void Scheduler::Add(Request request, TimeNs now) {
   state->prompt_length = static_cast<int>(request.prompt.size());
   state->max_length = MaxLength(request, state->prompt_length, max_length_);
   state->num_live = request.num_sequences;
+  state->forked = request.num_sequences == 1;
   state->sequences.resize(request.num_sequences);
   for (int i = 0; i < request.num_sequences; ++i) {
     Sequence& sequence = state->sequences[i];
@@ -123,7 +127,7 @@ bool Scheduler::Cancel(RequestId id, FinishReason reason, TimeNs now,
   RequestState* const request = FindRequest(id);
   if (request == nullptr) return false;
   EndAll(request, reason, now, events);
-  if (!in_flight_) ForgetEnded();
+  ForgetEnded();
   return true;
 }
 
@@ -134,7 +138,7 @@ bool Scheduler::Finish(RequestId id, int index, FinishReason reason, TimeNs now,
   TokenEvent event;
   event.finish = reason;
   End(sequence, std::move(event), now, events);
-  if (!in_flight_) ForgetEnded();
+  ForgetEnded();
   return true;
 }
 
@@ -148,11 +152,11 @@ void Scheduler::EndAll(RequestState* request, FinishReason reason, TimeNs now,
   }
 }
 
-// Pages that the step in flight writes are freed when it is committed.
+// Pages that steps in flight write are freed when the last of these is committed.
 void Scheduler::End(Sequence* sequence, TokenEvent event, TimeNs now,
                     std::vector<TokenEvent>* events) {
   CHECK(event.finish != FinishReason::kNone);
-  const bool publish_tail = event.finish != FinishReason::kNonFinite;
+  if (event.finish == FinishReason::kNonFinite) sequence->is_faulty = true;
   RequestState* const owner = sequence->owner;
   sequence->report.finished = now;
   event.request = owner->request.id;
@@ -161,7 +165,7 @@ void Scheduler::End(Sequence* sequence, TokenEvent event, TimeNs now,
   event.report = sequence->report;
   events->push_back(std::move(event));
 
-  const bool is_in_flight = in_flight_ && sequence->planned_in_step == step_;
+  const bool is_in_flight = sequence->num_in_flight > 0;
   if (sequence->state == SequenceState::kWaiting) {
     waiting_.Remove(sequence);
     if (!owner->started) stats_.waiting_prompt_tokens -= owner->prompt_length;
@@ -169,7 +173,7 @@ void Scheduler::End(Sequence* sequence, TokenEvent event, TimeNs now,
   } else if (sequence->state == SequenceState::kForking) {
     ReleaseSlots(sequence);
   } else if (!is_in_flight) {
-    Free(sequence, publish_tail);
+    Free(sequence);
   }
   const bool retires = sequence->state == SequenceState::kRunning && is_in_flight;
   sequence->state = retires ? SequenceState::kRetiring : SequenceState::kFinished;
@@ -182,10 +186,10 @@ void Scheduler::End(Sequence* sequence, TokenEvent event, TimeNs now,
 
 // Gives back the pages and the slot, of an unforked request all its slots. What the sequence
 // computed stays known to the prefix cache until its pages are needed.
-void Scheduler::Free(Sequence* sequence, bool publish_tail) {
+void Scheduler::Free(Sequence* sequence) {
   const std::span<const TokenId> stored(sequence->tokens.data(), sequence->committed);
-  cache_.Release(sequence->owner->request.cache_salt, stored, publish_tail && options_.prefix_cache,
-                 &sequence->pages);
+  const bool publish_tail = options_.prefix_cache && !sequence->is_faulty;
+  cache_.Release(sequence->owner->request.cache_salt, stored, publish_tail, &sequence->pages);
   sequence->num_published = 0;
   ReleaseSlots(sequence);
 }
@@ -210,16 +214,19 @@ void Scheduler::InsertRunning(Sequence* sequence) {
 
 void Scheduler::DropDeparted() {
   std::erase_if(running_, [](const Sequence* sequence) {
-    return sequence->state != SequenceState::kRunning &&
-           sequence->state != SequenceState::kRetiring;
+    return sequence->state != SequenceState::kRunning;
   });
 }
 
-// REQUIRES: nothing is in flight, so no plan or copy refers to the ended.
+// Plans in flight refer to sequences that retire, and to nothing else that has ended.
 void Scheduler::ForgetEnded() {
   DropDeparted();
-  for (const RequestState* request : ended_) requests_.erase(request->request.id);
-  ended_.clear();
+  std::erase_if(ended_, [this](const RequestState* request) {
+    const bool is_referred_to =
+        std::ranges::count(request->sequences, SequenceState::kRetiring, &Sequence::state) > 0;
+    if (!is_referred_to) requests_.erase(request->request.id);
+    return !is_referred_to;
+  });
 }
 
 void Scheduler::Park(RequestId id, int index) {

@@ -72,8 +72,14 @@ struct SchedulerSnapshot {
 //
 // There is no prefill phase and no decode phase: each step moves every sequence's `scheduled`
 // cursor towards the end of its tokens under one token budget; sequences that lack one token go
-// first, then prompts that are half computed, then new ones. A step is planned, built, run and
-// committed before the next one is planned; commands may come in between.
+// first, then prompts that are half computed, then new ones. Each step is planned, built, launched
+// and committed, in this order; commands may come in between.
+//
+// With limits.max_in_flight of 2 a step may be planned and launched while the one before still
+// runs. A sequence whose next token that one chooses has it as a pending token: where its row goes
+// and whether it is the last by length are known ahead, which token it is the executor looks up
+// (LastTokenOf). That it stops there shows only later: then a row was in vain, whose result is
+// dropped, and slot and pages come free once that step is committed too.
 //
 // Every accepted request's sequences each get exactly one event with finish != kNone, the last.
 class Scheduler {
@@ -100,15 +106,18 @@ class Scheduler {
   void Park(RequestId id, int index);
   void Resume(RequestId id, int index);
 
-  // Whether a Plan now would have something to run. Deadlines aside: see NextDeadline.
+  // Whether a Plan with nothing in flight would have something to run. Deadlines aside: see
+  // NextDeadline.
   bool HasWork() const;
 
   // Plans one step, takes the pages it needs, and ends requests whose deadline has come (events).
-  // Run the plan and Commit its result, unless it is empty; then there is nothing to commit.
-  // REQUIRES: the previous plan was empty or has been committed.
+  // Launch the plan before anything else is called, and later Commit its result, unless it is
+  // empty; then there is nothing to commit. With a step in flight an empty plan may also mean that
+  // what comes next cannot be planned before that step is committed.
+  // REQUIRES: fewer than limits.max_in_flight steps are in flight.
   const StepPlan& Plan(TimeNs now, std::vector<TokenEvent>* events);
 
-  // Applies what the last plan's step returned.
+  // Applies what the oldest step in flight returned.
   void Commit(const StepResult& result, TimeNs now, std::vector<TokenEvent>* events);
 
   // When Plan must be called at the latest, work or not; kNoDeadline if never.
@@ -129,7 +138,7 @@ class Scheduler {
   void End(Sequence* sequence, TokenEvent event, TimeNs now, std::vector<TokenEvent>* events);
   void EndAll(RequestState* request, FinishReason reason, TimeNs now,
               std::vector<TokenEvent>* events);
-  void Free(Sequence* sequence, bool publish_tail);
+  void Free(Sequence* sequence);
   void ReleaseSlots(Sequence* sequence);
   void InsertRunning(Sequence* sequence);
   void DropDeparted();
@@ -137,6 +146,8 @@ class Scheduler {
 
   // scheduler_plan.cc: rows for running sequences.
   void BeginStep(TimeNs now);
+  bool MayPlanAhead();
+  int NumPagesToDecode() const;
   void ExpireDeadlines(std::vector<TokenEvent>* events);
   void PlanDecodes();
   void LimitPrefillRows();
@@ -146,12 +157,15 @@ class Scheduler {
   void PlanRows(Sequence* sequence, int max_rows);
   int RowsWithinSamples(const Sequence& sequence, int num_rows) const;
   void AddToPlan(Sequence* sequence, int num_rows);
+  void TakeOff();
+  bool LacksNextPage(const Sequence& sequence) const;
   bool ReserveNextPage(Sequence* sequence);
-  int rows_left() const { return row_limit_ - plan_.num_tokens; }
+  int rows_left() const { return row_limit_ - plan_->num_tokens; }
 
   // scheduler_preempt.cc: who gives way.
   bool PreemptFor(const Sequence& beneficiary);
   void PreemptForWaiting();
+  bool FindVictims();
   bool FitsWithout(const Sequence& waiting, const std::vector<Sequence*>& victims);
   bool GivesWayTo(const Sequence& waiting, const Sequence& running) const;
   bool GivesWayBefore(const Sequence& a, const Sequence& b) const;
@@ -184,10 +198,11 @@ class Scheduler {
 
   // scheduler_commit.cc: what a step brought.
   using Samples = std::span<const SampledToken>;
-  void CommitSequence(const PlannedSequence& planned, Samples samples, TimeNs now,
-                      std::vector<TokenEvent>* events);
-  void AcceptChoices(const PlannedSequence& planned, Samples choices, TimeNs now,
-                     std::vector<TokenEvent>* events);
+  void CommitSequence(const StepPlan& plan, const PlannedSequence& planned, Samples samples,
+                      TimeNs now, std::vector<TokenEvent>* events);
+  void Land(const PlannedSequence& planned, Samples samples);
+  void AcceptChoices(const PlannedSequence& planned, std::span<const TokenId> drafts,
+                     Samples choices, TimeNs now, std::vector<TokenEvent>* events);
   void KeepPromptScores(const PlannedSequence& planned, Samples scores);
   void PublishPages(Sequence* sequence);
   void Fork(Sequence* sequence);
@@ -209,7 +224,8 @@ class Scheduler {
   void CheckQueue() const;
   void CheckSequence(const Sequence& sequence) const;
   void CheckPageReferences() const;
-  void CheckPlan() const;
+  void CheckPlans() const;
+  void CheckPlanned(const StepPlan& plan, const PlannedSequence& planned) const;
 
   const ExecutorLimits limits_;
   const SchedulerOptions options_;
@@ -224,16 +240,19 @@ class Scheduler {
   // Pinned sequences by age, then the others by priority and age: who is planned first when pages
   // are short. May hold sequences that left kRunning until DropDeparted.
   std::vector<Sequence*> running_;
-  std::vector<RequestState*> ended_;  // to be forgotten once nothing is in flight
+  std::vector<RequestState*> ended_;  // to be forgotten once none of their rows are in flight
   std::vector<int32_t> free_slots_;
 
   StepTimeModel step_time_;
-  StepPlan plan_;
-  int row_limit_ = 0;    // rows of this step at most
-  int chunk_limit_ = 0;  // and of one prompt while others want some
+  std::vector<StepPlan> plans_;  // [limits.max_in_flight], a ring: those in flight, then the next
+  int first_in_flight_ = 0;      // index of the oldest
+  int num_in_flight_ = 0;
+  StepPlan* plan_;        // of this step: the one being planned, or planned last
+  TimeNs committed_ = 0;  // time of the last Commit
+  int row_limit_ = 0;     // rows of this step at most
+  int chunk_limit_ = 0;   // and of one prompt while others want some
   uint64_t step_ = 0;
-  TimeNs now_ = 0;  // of the last Plan
-  bool in_flight_ = false;
+  TimeNs now_ = 0;              // of the last Plan
   bool pages_ran_out_ = false;  // in this step: nothing starts
   int num_partial_ = 0;         // prompts half computed after this step
   int num_admitted_past_overdue_ = 0;

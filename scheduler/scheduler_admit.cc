@@ -82,7 +82,7 @@ WaitReason Scheduler::TryAdmit(const Candidate& candidate) {
   const Sequence& sequence = *candidate.sequence;
   const int num_slots = sequence.num_slots();
   if (num_slots > static_cast<int>(free_slots_.size())) return WaitReason::kSlots;
-  if (num_slots > limits_.max_samples - plan_.num_samples) return WaitReason::kTokenBudget;
+  if (num_slots > limits_.max_samples - plan_->num_samples) return WaitReason::kTokenBudget;
   MatchPrefix(sequence);
   if (WaitsForSharedPrefix(sequence)) return WaitReason::kSharedPrefix;
   if (!FitsPages(sequence, cache_.num_free(), NumPagesToGrow())) return WaitReason::kPages;
@@ -185,7 +185,7 @@ void Scheduler::TakeSlots(Sequence* sequence) {
     if (other.tokens.empty()) other.tokens = sequence->tokens;
     other.tokens.reserve(owner->max_length);
     other.pages.reserve(cache_.PagesFor(owner->max_length));
-    plan_.slot_starts.push_back(&other);
+    plan_->slot_starts.push_back(&other);
   }
 }
 
@@ -196,7 +196,7 @@ void Scheduler::TakePages(Sequence* sequence) {
   if (match_.copy_source != kNoPage) {
     cache_.PinCopySource(match_.copy_source);
     cache_.Extend(&sequence->pages);
-    plan_.page_copies.push_back(
+    plan_->page_copies.push_back(
         {match_.copy_source, sequence->pages.back(), match_.num_copied_tokens});
   }
   const size_t num_pages = cache_.PagesFor(static_cast<int>(sequence->tokens.size()));

@@ -39,42 +39,41 @@ void JudgePrediction(TokenId chosen, Sequence* sequence) {
 }  // namespace
 
 void Scheduler::Commit(const StepResult& result, TimeNs now, std::vector<TokenEvent>* events) {
-  CHECK(in_flight_) << "no step is in flight";
-  CHECK_EQ(static_cast<int>(result.tokens.size()), plan_.num_samples);
-  in_flight_ = false;
-  step_time_.Observe(plan_.work(), now - now_);
-  cache_.ReleaseCopySources();
+  CHECK_GT(num_in_flight_, 0) << "no step is in flight";
+  const StepPlan& plan = plans_[first_in_flight_];
+  CHECK_EQ(static_cast<int>(result.tokens.size()), plan.num_samples);
+  first_in_flight_ = (first_in_flight_ + 1) % limits_.max_in_flight;
+  --num_in_flight_;
+  step_time_.Observe(plan.work(), now - std::max(plan.planned_at, committed_));
+  committed_ = now;
+  cache_.ReleaseCopySources(plan.page_copies.size());
   Samples samples = result.tokens;
-  for (const PlannedSequence& planned : plan_.sequences) {
+  for (const PlannedSequence& planned : plan.sequences) {
     const size_t num_samples = planned.num_scored + planned.num_samples + planned.num_drafts;
-    CommitSequence(planned, samples.first(num_samples), now, events);
+    CommitSequence(plan, planned, samples.first(num_samples), now, events);
     samples = samples.subspan(num_samples);
   }
   ForgetEnded();
 }
 
-void Scheduler::CommitSequence(const PlannedSequence& planned, Samples samples, TimeNs now,
-                               std::vector<TokenEvent>* events) {
+void Scheduler::CommitSequence(const StepPlan& plan, const PlannedSequence& planned,
+                               Samples samples, TimeNs now, std::vector<TokenEvent>* events) {
   Sequence* const sequence = planned.sequence;
-  sequence->committed = sequence->scheduled;
   const Samples scores = samples.first(planned.num_scored);
   const Samples choices = samples.subspan(planned.num_scored);
-  samples = samples.first(planned.num_scored + planned.num_samples);
-  if (std::ranges::any_of(scores, IsNonFinite) && sequence->state != SequenceState::kRetiring) {
+  Land(planned, samples.first(planned.num_scored + planned.num_samples));
+  if (sequence->state != SequenceState::kRunning) return;
+  if (std::ranges::any_of(scores, IsNonFinite)) {
     EndAll(sequence->owner, FinishReason::kNonFinite, now, events);
-    return;
-  }
-  if (std::ranges::none_of(samples, IsNonFinite)) PublishPages(sequence);
-  if (sequence->state == SequenceState::kRetiring) {
-    Free(sequence, std::ranges::none_of(samples, IsNonFinite));
-    sequence->state = SequenceState::kFinished;
     return;
   }
   KeepPromptScores(planned, scores);
   if (choices.empty()) return;
   if (!sequence->owner->forked) Fork(sequence);
   if (planned.num_samples == 1) {
-    AcceptChoices(planned, choices, now, events);
+    const std::span<const TokenId> drafts(plan.drafts);
+    AcceptChoices(planned, drafts.subspan(planned.first_draft, planned.num_drafts), choices, now,
+                  events);
     return;
   }
   for (size_t i = 0; i < choices.size(); ++i) {
@@ -82,12 +81,28 @@ void Scheduler::CommitSequence(const PlannedSequence& planned, Samples samples, 
   }
 }
 
+// The rows have run. The last of a sequence that had ended meanwhile may have been of a token that
+// nobody was told of.
+void Scheduler::Land(const PlannedSequence& planned, Samples samples) {
+  Sequence* const sequence = planned.sequence;
+  --sequence->num_in_flight;
+  if (sequence->owner->forked) sequence->num_pending -= planned.num_samples;
+  sequence->committed =
+      std::min(planned.first + planned.num_tokens, static_cast<int>(sequence->tokens.size()));
+  if (std::ranges::any_of(samples, IsNonFinite)) sequence->is_faulty = true;
+  if (!sequence->is_faulty) PublishPages(sequence);
+  if (sequence->state != SequenceState::kRetiring || sequence->num_in_flight > 0) return;
+  Free(sequence);
+  sequence->scheduled = sequence->committed;
+  sequence->state = SequenceState::kFinished;
+}
+
 // choices: of the last token's row, then of the drafts'. What a draft that was chosen stored is the
 // sequence's own.
-void Scheduler::AcceptChoices(const PlannedSequence& planned, Samples choices, TimeNs now,
-                              std::vector<TokenEvent>* events) {
+void Scheduler::AcceptChoices(const PlannedSequence& planned, std::span<const TokenId> drafts,
+                              Samples choices, TimeNs now, std::vector<TokenEvent>* events) {
   Sequence* const sequence = planned.sequence;
-  for (int i = 0; i <= planned.num_drafts; ++i) {
+  for (size_t i = 0; i <= drafts.size(); ++i) {
     const SampledToken& choice = choices[i];
     if (choice.status == TokenStatus::kRejected) return;
     if (i > 0) {
@@ -95,7 +110,7 @@ void Scheduler::AcceptChoices(const PlannedSequence& planned, Samples choices, T
       ++stats_.accepted_draft_tokens;
       if (!IsNonFinite(choice)) PublishPages(sequence);
     }
-    if (i < planned.num_drafts) sequence->predicted = plan_.drafts[planned.first_draft + i];
+    if (i < drafts.size()) sequence->predicted = drafts[i];
     JudgePrediction(choice.token, sequence);
     AcceptSample(sequence, choice, now, events);
     if (sequence->state != SequenceState::kRunning) return;

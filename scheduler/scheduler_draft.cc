@@ -17,10 +17,10 @@ constexpr double kMargin = 1.1;  // that a guess must gain more than it costs, a
 // they would have been right tells when to begin.
 void Scheduler::PlanDrafts() {
   if (options_.max_draft_tokens == 0) return;
-  const StepWork work = plan_.work();
+  const StepWork work = plan_->work();
   int num_decodes = 0;
-  for (const PlannedSequence& planned : plan_.sequences) num_decodes += IsDecode(planned);
-  for (PlannedSequence& planned : plan_.sequences) {
+  for (const PlannedSequence& planned : plan_->sequences) num_decodes += IsDecode(planned);
+  for (PlannedSequence& planned : plan_->sequences) {
     if (IsDecode(planned)) Draft(work, num_decodes, &planned);
   }
 }
@@ -35,14 +35,14 @@ void Scheduler::Draft(const StepWork& work, int num_decodes, PlannedSequence* pl
   const int continuation = sequence->ngrams.FindContinuation(tokens);
   sequence->predicted = continuation < 0 ? -1 : tokens[continuation];
   if (continuation < 0) return;
-  planned->first_draft = static_cast<int>(plan_.drafts.size());
+  planned->first_draft = static_cast<int>(plan_->drafts.size());
   planned->num_drafts = NumDrafts(*sequence, LeastChance(work, num_decodes, *sequence));
   const int period = static_cast<int>(tokens.size()) - continuation;
   for (int i = 0; i < planned->num_drafts; ++i) {
-    plan_.drafts.push_back(tokens[continuation + i % period]);  // what repeats may go on repeating
+    plan_->drafts.push_back(tokens[continuation + i % period]);  // what repeats may go on repeating
   }
-  plan_.num_tokens += planned->num_drafts;
-  plan_.num_samples += planned->num_drafts;
+  plan_->num_tokens += planned->num_drafts;
+  plan_->num_samples += planned->num_drafts;
   stats_.draft_tokens += planned->num_drafts;
 }
 
@@ -64,7 +64,7 @@ int Scheduler::NumDrafts(const Sequence& sequence, float least_chance) const {
       static_cast<int>(sequence.pages.size()) * limits_.page_tokens - sequence.scheduled;
   const int in_sequence = sequence.owner->max_length - static_cast<int>(sequence.tokens.size()) - 1;
   const int most = std::min({options_.max_draft_tokens, in_pages, in_sequence, rows_left(),
-                             limits_.max_samples - plan_.num_samples});
+                             limits_.max_samples - plan_->num_samples});
   int num_drafts = 0;
   float chance = sequence.hit_rate;
   for (; num_drafts < most && chance > least_chance; ++num_drafts) chance *= sequence.hit_rate;

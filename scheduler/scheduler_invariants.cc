@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 #include <vector>
 
 #include "base/check.h"
@@ -8,7 +9,7 @@ namespace tessera {
 
 void Scheduler::CheckInvariants() const {
   cache_.CheckInvariants();
-  CheckPlan();
+  CheckPlans();
   CheckQueue();
   CheckPageReferences();
   std::vector<bool> is_slot_free(num_slots_);
@@ -27,32 +28,36 @@ void Scheduler::CheckInvariants() const {
       ++num_slots;
     }
     CHECK_EQ(num_live, request->num_live);
-    CHECK(in_flight_ || num_live > 0) << "request " << id << " has ended and is still known";
+    CHECK(num_in_flight_ > 0 || num_live > 0)
+        << "request " << id << " has ended and is still known";
   }
   CHECK_EQ(num_slots, num_slots_);
 }
 
 void Scheduler::CheckSequence(const Sequence& sequence) const {
   const int num_tokens = static_cast<int>(sequence.tokens.size());
-  CHECK_LE(sequence.committed, sequence.scheduled);
-  CHECK_LE(sequence.scheduled, num_tokens);
-  CHECK_LE(num_tokens, sequence.owner->max_length);
-  if (!in_flight_) CHECK_EQ(sequence.committed, sequence.scheduled);
+  CHECK_LE(sequence.committed, std::min(sequence.scheduled, num_tokens));
+  CHECK_LE(sequence.scheduled, sequence.length());
+  CHECK_LE(sequence.length(), sequence.owner->max_length);
+  CHECK(sequence.num_pending >= 0 && sequence.num_pending <= sequence.num_in_flight);
   switch (sequence.state) {
     case SequenceState::kRetiring:
-      CHECK(in_flight_);
-      [[fallthrough]];
+      CHECK_GT(sequence.num_in_flight, 0);
+      CHECK(sequence.slot >= 0 && !sequence.pages.empty());
+      break;
     case SequenceState::kRunning: {
       CHECK(sequence.slot >= 0 && !sequence.pages.empty());
       CHECK_LT(sequence.committed, num_tokens) << "a sequence runs with nothing left to compute";
       const int num_pages = static_cast<int>(sequence.pages.size());
       CHECK_LE(cache_.PagesFor(sequence.scheduled), num_pages);
-      CHECK_LE(num_pages, cache_.PagesFor(num_tokens));
+      CHECK_LE(num_pages, cache_.PagesFor(sequence.length()));
       CHECK(std::ranges::find(running_, &sequence) != running_.end());
+      if (sequence.num_in_flight == 0) CHECK_EQ(sequence.committed, sequence.scheduled);
       break;
     }
     case SequenceState::kWaiting:
-      CHECK(sequence.slot < 0 && sequence.pages.empty() && sequence.committed == 0);
+      CHECK(sequence.slot < 0 && sequence.pages.empty() && sequence.scheduled == 0);
+      CHECK_EQ(sequence.num_in_flight, 0);
       break;
     case SequenceState::kForking:
       CHECK(!sequence.owner->forked && sequence.pages.empty());
@@ -60,6 +65,7 @@ void Scheduler::CheckSequence(const Sequence& sequence) const {
       break;
     case SequenceState::kFinished:
       CHECK(sequence.slot < 0 && sequence.pages.empty());
+      CHECK_EQ(sequence.num_in_flight, 0);
       break;
   }
 }
@@ -88,7 +94,7 @@ void Scheduler::CheckQueue() const {
   CHECK_EQ(num_preempted, stats_.num_preempted_sequences);
   CHECK_EQ(num_parked, stats_.num_parked_sequences);
   CHECK_EQ(num_prompt_tokens, stats_.waiting_prompt_tokens);
-  if (!in_flight_) CHECK_EQ(num_running, static_cast<int>(running_.size()));
+  CHECK_EQ(num_running, static_cast<int>(running_.size()));
 }
 
 // Each page has as many references as tables hold it, and every table holds the pages of its stored
@@ -100,7 +106,8 @@ void Scheduler::CheckPageReferences() const {
     for (const Sequence& sequence : request->sequences) {
       for (const PageId page : sequence.pages) ++num_holders[page];
       const int num_full = sequence.committed / limits_.page_tokens;
-      for (int i = 0; options_.prefix_cache && !sequence.pages.empty() && i < num_full; ++i) {
+      const bool is_published = options_.prefix_cache && !sequence.is_faulty;
+      for (int i = 0; is_published && !sequence.pages.empty() && i < num_full; ++i) {
         const PageId page = sequence.pages[i];
         CHECK(cache_.index().Contains(page));
         CHECK_EQ(cache_.index().parent(page), i == 0 ? kNoPage : sequence.pages[i - 1]);
@@ -116,31 +123,44 @@ void Scheduler::CheckPageReferences() const {
   }
 }
 
-void Scheduler::CheckPlan() const {
-  if (!in_flight_) return;
-  int num_tokens = 0;
-  int num_samples = 0;
-  for (const PlannedSequence& planned : plan_.sequences) {
-    const Sequence& sequence = *planned.sequence;
-    CHECK_GE(planned.num_tokens, 1);
-    CHECK_EQ(planned.first, sequence.committed);
-    CHECK_EQ(planned.first + planned.num_tokens, sequence.scheduled);
-    const int first_page = planned.first / limits_.page_tokens;
-    const int end = sequence.scheduled + planned.num_drafts;
-    CHECK_LT(end, sequence.owner->max_length);
-    CHECK_LE(cache_.PagesFor(end), static_cast<int>(sequence.pages.size()));
-    for (int i = first_page; i < cache_.PagesFor(end); ++i) {
-      CHECK(!cache_.is_shared(sequence.pages[i])) << "a shared page is written";
-      CHECK(!cache_.index().Contains(sequence.pages[i]))
-          << "a page that others may read is written";
+// Each sequence's rows in flight follow one another, from what is committed to what is scheduled.
+void Scheduler::CheckPlans() const {
+  std::map<const Sequence*, const PlannedSequence*> last;
+  for (int i = 0; i < num_in_flight_; ++i) {
+    const StepPlan& plan = plans_[(first_in_flight_ + i) % plans_.size()];
+    int num_tokens = 0;
+    int num_samples = 0;
+    for (const PlannedSequence& planned : plan.sequences) {
+      CheckPlanned(plan, planned);
+      const PlannedSequence*& before = last[planned.sequence];
+      CHECK_EQ(planned.first, before == nullptr ? planned.sequence->committed
+                                                : before->first + before->num_tokens);
+      before = &planned;
+      num_tokens += planned.num_rows();
+      num_samples += planned.num_scored + planned.num_samples + planned.num_drafts;
     }
-    num_tokens += planned.num_rows();
-    num_samples += planned.num_scored + planned.num_samples + planned.num_drafts;
+    CHECK_EQ(num_tokens, plan.num_tokens);
+    CHECK_EQ(num_samples, plan.num_samples);
+    CHECK_LE(num_tokens, limits_.max_batch_tokens);
+    CHECK_LE(num_samples, limits_.max_samples);
   }
-  CHECK_EQ(num_tokens, plan_.num_tokens);
-  CHECK_EQ(num_samples, plan_.num_samples);
-  CHECK_LE(num_tokens, limits_.max_batch_tokens);
-  CHECK_LE(num_samples, limits_.max_samples);
+  for (const auto& [sequence, planned] : last) {
+    CHECK_EQ(planned->first + planned->num_tokens, sequence->scheduled);
+  }
+}
+
+void Scheduler::CheckPlanned(const StepPlan& plan, const PlannedSequence& planned) const {
+  const Sequence& sequence = *planned.sequence;
+  CHECK_GE(planned.num_tokens, 1);
+  CHECK_GT(sequence.num_in_flight, 0);
+  CHECK_LE(plan.step, sequence.planned_in_step);
+  const int end = planned.first + planned.num_rows();
+  CHECK_LT(end, sequence.owner->max_length);
+  CHECK_LE(cache_.PagesFor(end), static_cast<int>(sequence.pages.size()));
+  for (int i = planned.first / limits_.page_tokens; i < cache_.PagesFor(end); ++i) {
+    CHECK(!cache_.is_shared(sequence.pages[i])) << "a shared page is written";
+    CHECK(!cache_.index().Contains(sequence.pages[i])) << "a page that others may read is written";
+  }
 }
 
 }  // namespace tessera

@@ -29,9 +29,10 @@ int NumSamples(const Sequence& sequence, int num_rows) {
 }  // namespace
 
 const StepPlan& Scheduler::Plan(TimeNs now, std::vector<TokenEvent>* events) {
-  CHECK(!in_flight_) << "the previous step was not committed";
+  CHECK_LT(num_in_flight_, limits_.max_in_flight) << "a step was not committed";
   BeginStep(now);
   ExpireDeadlines(events);
+  if (num_in_flight_ > 0 && !MayPlanAhead()) return *plan_;
   PreemptForWaiting();
   PlanDecodes();
   LimitPrefillRows();
@@ -39,19 +40,21 @@ const StepPlan& Scheduler::Plan(TimeNs now, std::vector<TokenEvent>* events) {
   AdmitWaiting();
   GiveLeftoverRows();
   PlanDrafts();
-  in_flight_ = !plan_.empty();
-  return plan_;
+  TakeOff();
+  return *plan_;
 }
 
 void Scheduler::BeginStep(TimeNs now) {
   CHECK_GE(now, now_);
   now_ = now;
-  plan_.step = ++step_;
-  plan_.sequences.clear();
-  plan_.slot_starts.clear();
-  plan_.page_copies.clear();
-  plan_.drafts.clear();
-  plan_.num_tokens = plan_.num_prefill_tokens = plan_.num_samples = 0;
+  plan_ = &plans_[(first_in_flight_ + num_in_flight_) % plans_.size()];
+  plan_->step = ++step_;
+  plan_->planned_at = now;
+  plan_->sequences.clear();
+  plan_->slot_starts.clear();
+  plan_->page_copies.clear();
+  plan_->drafts.clear();
+  plan_->num_tokens = plan_->num_prefill_tokens = plan_->num_samples = 0;
   row_limit_ = chunk_limit_ = limits_.max_batch_tokens;
   pages_ran_out_ = false;
 }
@@ -60,6 +63,19 @@ void Scheduler::ExpireDeadlines(std::vector<TokenEvent>* events) {
   while (!deadlines_.empty() && deadlines_.begin()->first <= now_) {
     Cancel(deadlines_.begin()->second, FinishReason::kDeadline, now_, events);
   }
+}
+
+// While a step is in flight nobody may lose the pages that it writes, and guesses have no last
+// token to go on from.
+bool Scheduler::MayPlanAhead() {
+  return options_.max_draft_tokens == 0 && NumPagesToDecode() <= cache_.num_free() &&
+         !FindVictims();
+}
+
+int Scheduler::NumPagesToDecode() const {
+  return static_cast<int>(std::ranges::count_if(running_, [this](const Sequence* sequence) {
+    return !sequence->parked && sequence->num_lacking() == 1 && LacksNextPage(*sequence);
+  }));
 }
 
 // Preemption leaves holes in running_ rather than move what this walks over.
@@ -75,10 +91,10 @@ void Scheduler::PlanDecodes() {
 // Where sequences decode, prompts get the rows that the target time leaves. They move on at any
 // rate: a step may take twice as long as its decodes need, and kMinPrefillRows are always allowed.
 void Scheduler::LimitPrefillRows() {
-  const int num_decodes = plan_.num_tokens;
+  const int num_decodes = plan_->num_tokens;
   int num_rows = limits_.max_batch_tokens - num_decodes;
   if (options_.target_step_time > 0 && num_decodes > 0 && step_time_.is_ready()) {
-    const StepWork decodes = plan_.work();
+    const StepWork decodes = plan_->work();
     const TimeNs limit = std::max(options_.target_step_time, 2 * step_time_.Predict(decodes));
     num_rows = std::min(num_rows, std::max(kMinPrefillRows, NumRowsWithin(limit, decodes)));
   }
@@ -130,44 +146,59 @@ void Scheduler::PlanRows(Sequence* sequence, int max_rows) {
 }
 
 int Scheduler::RowsWithinSamples(const Sequence& sequence, int num_rows) const {
-  const int num_left = limits_.max_samples - plan_.num_samples;
+  const int num_left = limits_.max_samples - plan_->num_samples;
   if (NumSamples(sequence, num_rows) <= num_left) return num_rows;
   if (num_rows == sequence.num_lacking()) --num_rows;
   return num_rows - std::max(0, NumScored(sequence, num_rows) - num_left);
 }
 
 void Scheduler::AddToPlan(Sequence* sequence, int num_rows) {
-  const bool is_decode = sequence->num_lacking() == 1 && sequence->num_outputs() > 0;
+  const bool is_decode =
+      sequence->num_lacking() == 1 && sequence->length() > sequence->owner->prompt_length;
   if (sequence->planned_in_step != step_) {
     sequence->planned_in_step = step_;
-    sequence->plan_index = static_cast<int>(plan_.sequences.size());
+    sequence->plan_index = static_cast<int>(plan_->sequences.size());
     const int first_scored = std::max(sequence->scheduled, sequence->owner->num_scored);
-    plan_.sequences.push_back(
+    plan_->sequences.push_back(
         {.sequence = sequence, .first = sequence->scheduled, .first_scored = first_scored});
   }
-  PlannedSequence& planned = plan_.sequences[sequence->plan_index];
+  PlannedSequence& planned = plan_->sequences[sequence->plan_index];
   const int num_samples = NumSamples(*sequence, num_rows);
   const int num_scored = NumScored(*sequence, num_rows);
   planned.num_tokens += num_rows;
   planned.num_scored += num_scored;
   planned.num_samples += num_samples - num_scored;
-  plan_.num_tokens += num_rows;
-  plan_.num_prefill_tokens += is_decode ? 0 : num_rows;
-  plan_.num_samples += num_samples;
+  plan_->num_tokens += num_rows;
+  plan_->num_prefill_tokens += is_decode ? 0 : num_rows;
+  plan_->num_samples += num_samples;
   sequence->scheduled += num_rows;
+}
+
+// The step is in flight from here on. What a sequence before its fork chooses is not its own alone,
+// so it has nothing pending and gets no row until that is known.
+void Scheduler::TakeOff() {
+  if (plan_->empty()) return;
+  ++num_in_flight_;
+  for (const PlannedSequence& planned : plan_->sequences) {
+    ++planned.sequence->num_in_flight;
+    if (planned.sequence->owner->forked) planned.sequence->num_pending += planned.num_samples;
+  }
+}
+
+bool Scheduler::LacksNextPage(const Sequence& sequence) const {
+  const auto index = static_cast<size_t>(sequence.scheduled / limits_.page_tokens);
+  return index == sequence.pages.size() || cache_.is_shared(sequence.pages[index]);
 }
 
 // The page of the next token: a new one, or after a fork a copy of the one still shared. False if
 // the sequence had to give way itself.
 bool Scheduler::ReserveNextPage(Sequence* sequence) {
-  const int index = sequence->scheduled / limits_.page_tokens;
-  const auto is_new = [&] { return index == static_cast<int>(sequence->pages.size()); };
-  const auto lacks_page = [&] { return is_new() || cache_.is_shared(sequence->pages[index]); };
-  while (lacks_page() && cache_.num_free() == 0) {
+  while (LacksNextPage(*sequence) && cache_.num_free() == 0) {
     if (!PreemptFor(*sequence)) return false;
   }
-  if (!lacks_page()) return true;  // it always had it, or is the fork's last holder now
-  if (is_new()) {
+  if (!LacksNextPage(*sequence)) return true;  // it always had it, or is the fork's last holder now
+  const int index = sequence->scheduled / limits_.page_tokens;
+  if (index == static_cast<int>(sequence->pages.size())) {
     cache_.Extend(&sequence->pages);
     return true;
   }
@@ -175,7 +206,7 @@ bool Scheduler::ReserveNextPage(Sequence* sequence) {
   cache_.PinCopySource(shared);
   cache_.Replace(index, &sequence->pages);
   const int num_tokens = sequence->scheduled % limits_.page_tokens;
-  plan_.page_copies.push_back({shared, sequence->pages[index], num_tokens});
+  plan_->page_copies.push_back({shared, sequence->pages[index], num_tokens});
   return true;
 }
 

@@ -41,16 +41,23 @@ int Scheduler::NumOwnPages(const Sequence& sequence) const {
 }
 
 // Whoever is next may take the place of parked and of less urgent sequences, if that is enough.
-void Scheduler::PreemptForWaiting() {
+// Finds these; false if there are none, or no need.
+bool Scheduler::FindVictims() {
   const Sequence* const waiting = NextCandidate().sequence;
-  if (waiting == nullptr) return;
+  if (waiting == nullptr) return false;
   victims_.clear();
   for (Sequence* const running : running_) {
     if (GivesWayTo(*waiting, *running)) victims_.push_back(running);
   }
-  if (victims_.empty()) return;
+  if (victims_.empty()) return false;
   MatchPrefix(*waiting);
-  if (WaitsForSharedPrefix(*waiting) || !FitsWithout(*waiting, victims_)) return;
+  return !WaitsForSharedPrefix(*waiting) && !FitsWithout(*waiting, {}) &&
+         FitsWithout(*waiting, victims_);
+}
+
+void Scheduler::PreemptForWaiting() {
+  if (!FindVictims()) return;
+  const Sequence* const waiting = NextCandidate().sequence;
   std::ranges::sort(
       victims_, [this](const Sequence* a, const Sequence* b) { return GivesWayBefore(*a, *b); });
   for (Sequence* const victim : victims_) {
@@ -95,7 +102,8 @@ int Scheduler::NumPagesHeldOnlyBy(const std::vector<Sequence*>& sequences) {
 // as nobody needs the pages, so coming back is often cheaper than it looks.
 void Scheduler::Preempt(Sequence* victim) {
   CHECK(victim->state == SequenceState::kRunning && victim->planned_in_step != step_);
-  Free(victim, true);
+  CHECK_EQ(num_in_flight_, 0) << "steps in flight, whose pages may not be taken away";
+  Free(victim);
   victim->num_recompute = victim->committed;
   victim->committed = victim->scheduled = 0;
   ++victim->report.num_preemptions;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -15,7 +16,7 @@ enum class SequenceState : uint8_t {
   kWaiting,   // in the waiting queue; holds neither slot nor pages
   kForking,   // n > 1, before the fork: follows sequence 0, whose prompt it will share
   kRunning,   // holds a slot and pages
-  kRetiring,  // has had its last event, but the step in flight still writes to its pages
+  kRetiring,  // has had its last event, but a step in flight still writes to its pages
   kFinished,
 };
 
@@ -32,7 +33,7 @@ enum class WaitReason : uint8_t {
 
 // How far one sequence has come. Owned by its RequestState, changed by the Scheduler alone.
 //
-// Invariants: committed <= scheduled <= tokens.size(); they differ only while a step is in flight.
+// Invariants: committed <= scheduled <= length(); they differ only while a step is in flight.
 // pages[i] holds positions [i * page_tokens, (i + 1) * page_tokens) and is written by this sequence
 // alone at and after `committed`. A slot and pages are held exactly in kRunning and kRetiring (and
 // a slot in kForking once sequence 0 has its own).
@@ -48,10 +49,13 @@ struct Sequence {
   std::vector<TokenId> tokens;  // prompt, then output
   std::vector<PageId> pages;
   int32_t slot = -1;
-  int committed = 0;      // tokens whose keys and values are stored
-  int scheduled = 0;      // tokens whose keys and values will be, once no step is in flight
-  int num_published = 0;  // leading pages that the prefix index knows
-  int num_recompute = 0;  // tokens that had been computed when it was last preempted
+  int num_in_flight = 0;   // steps in flight that have rows of it
+  int num_pending = 0;     // tokens that these choose: it has them, but nobody knows which
+  bool is_faulty = false;  // a logit was not finite: what it stored is not for others
+  int committed = 0;       // tokens whose keys and values are stored
+  int scheduled = 0;       // tokens whose keys and values will be, once no step is in flight
+  int num_published = 0;   // leading pages that the prefix index knows
+  int num_recompute = 0;   // tokens that had been computed when it was last preempted
 
   // Speculation.
   NgramIndex ngrams;
@@ -70,9 +74,11 @@ struct Sequence {
   int plan_index = 0;  // in that step's plan
   SequenceReport report;
 
-  int num_outputs() const;
-  int num_slots() const;  // that it takes to run: before the fork, one for each of the request's
-  int num_lacking() const { return static_cast<int>(tokens.size()) - scheduled; }
+  int num_outputs() const;  // known ones
+  int num_slots() const;    // that it takes to run: before the fork, one for each of the request's
+  int length() const { return static_cast<int>(tokens.size()) + num_pending; }
+  int num_lacking()
+      const;  // tokens to store that have no row yet; the longest it may be lacks none
 };
 
 // One accepted request and its sequences. Lives until all of them are finished.
@@ -95,6 +101,11 @@ struct RequestState {
 
 inline int Sequence::num_outputs() const {
   return static_cast<int>(tokens.size()) - owner->prompt_length;
+}
+
+// The last token that a sequence may have is never stored.
+inline int Sequence::num_lacking() const {
+  return std::min(length(), owner->max_length - 1) - scheduled;
 }
 
 inline int Sequence::num_slots() const {

@@ -53,8 +53,10 @@ void StepBuilder::AppendRows(const PlannedSequence& planned, std::span<const Tok
   const int num_stored = planned.first + planned.num_rows();
   const int num_pages = (num_stored + limits_.page_tokens - 1) / limits_.page_tokens;
   const int32_t first_row = query_starts_.back();
+  const int num_known = static_cast<int>(sequence.tokens.size());
   tokens_.insert(tokens_.end(), sequence.tokens.begin() + planned.first,
-                 sequence.tokens.begin() + end);
+                 sequence.tokens.begin() + std::min(end, num_known));
+  if (end > num_known) tokens_.push_back(LastTokenOf(sequence.slot));
   const int32_t last_row = static_cast<int32_t>(tokens_.size()) - 1;
   tokens_.insert(tokens_.end(), drafts.begin(), drafts.end());
   page_ids_.insert(page_ids_.end(), sequence.pages.begin(), sequence.pages.begin() + num_pages);
@@ -63,7 +65,7 @@ void StepBuilder::AppendRows(const PlannedSequence& planned, std::span<const Tok
   kv_lengths_.push_back(num_stored);
   AppendScores(planned, first_row);
   AppendSamples(planned, last_row);
-  AppendDraftSamples(sequence, drafts, last_row);
+  AppendDraftSamples(planned, drafts, last_row);
 }
 
 void StepBuilder::AppendScores(const PlannedSequence& planned, int32_t first_row) {
@@ -83,27 +85,27 @@ void StepBuilder::AppendScores(const PlannedSequence& planned, int32_t first_row
 void StepBuilder::AppendSamples(const PlannedSequence& planned, int32_t last_row) {
   const RequestState& owner = *planned.sequence->owner;
   for (int i = 0; i < planned.num_samples; ++i) {
-    AppendSample(owner.sequences[planned.sequence->index + i], last_row, 0);
+    const int position = planned.first + planned.num_tokens;
+    AppendSample(owner.sequences[planned.sequence->index + i], last_row, position);
   }
 }
 
-void StepBuilder::AppendDraftSamples(const Sequence& sequence, std::span<const TokenId> drafts,
-                                     int32_t last_row) {
-  int num_ahead = 0;
+void StepBuilder::AppendDraftSamples(const PlannedSequence& planned,
+                                     std::span<const TokenId> drafts, int32_t last_row) {
+  int position = planned.first + planned.num_tokens;
   for (const TokenId draft : drafts) {
-    ++num_ahead;
-    AppendSample(sequence, last_row + num_ahead, num_ahead).draft = draft;
+    AppendSample(*planned.sequence, ++last_row, ++position).draft = draft;
   }
 }
 
-// num_ahead: drafts that the sequence is taken to have besides its tokens.
-SampleRequest& StepBuilder::AppendSample(const Sequence& sequence, int32_t row, int num_ahead) {
+// position: of the token to choose.
+SampleRequest& StepBuilder::AppendSample(const Sequence& sequence, int32_t row, int position) {
   const Request& request = sequence.owner->request;
-  const int num_outputs = sequence.num_outputs() + num_ahead;
+  const int num_outputs = position - sequence.owner->prompt_length;
   SampleRequest& sample = samples_.emplace_back();
   sample.row = row;
   sample.slot = sequence.slot;
-  sample.position = sequence.owner->prompt_length + num_outputs;
+  sample.position = position;
   if (num_outputs < request.min_tokens) sample.banned = request.banned_before_min;
   sample.wants_logprob = request.num_logprobs >= 0;
   sample.num_logprobs = static_cast<int16_t>(std::max(0, request.num_logprobs));

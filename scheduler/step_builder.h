@@ -25,9 +25,9 @@ class StepBuilder {
   void AppendRows(const PlannedSequence& planned, std::span<const TokenId> drafts);
   void AppendScores(const PlannedSequence& planned, int32_t first_row);
   void AppendSamples(const PlannedSequence& planned, int32_t last_row);
-  void AppendDraftSamples(const Sequence& sequence, std::span<const TokenId> drafts,
+  void AppendDraftSamples(const PlannedSequence& planned, std::span<const TokenId> drafts,
                           int32_t last_row);
-  SampleRequest& AppendSample(const Sequence& sequence, int32_t row, int num_ahead);
+  SampleRequest& AppendSample(const Sequence& sequence, int32_t row, int position);
 
   const ExecutorLimits limits_;
   std::vector<TokenId> tokens_;

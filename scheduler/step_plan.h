@@ -21,9 +21,10 @@ struct PlannedSequence {
   int num_rows() const { return num_tokens + num_drafts; }
 };
 
-// What one step runs, in batch order. Belongs to the Scheduler; valid until its next Commit.
+// What one step runs, in batch order. Belongs to the Scheduler; valid until it is committed.
 struct StepPlan {
   uint64_t step = 0;
+  TimeNs planned_at = 0;
   std::vector<PlannedSequence> sequences;
   std::vector<Sequence*> slot_starts;  // sequences whose slot is new
   std::vector<PageCopy> page_copies;   // no page is both read and written by them

@@ -14,12 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include "base/philox.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/support/collecting_sink.h"
-#include "tests/support/fake_executor.h"
-#include "tests/support/manual_clock.h"
+#include "tests/scheduler/engine_harness.h"
 
 namespace tessera {
 namespace {
@@ -27,86 +24,7 @@ namespace {
 using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
-constexpr TimeNs kSecond = 1'000'000'000;
-
-ExecutorLimits MakeLimits() {
-  return {.num_pages = 64,
-          .page_tokens = 8,
-          .max_batch_tokens = 32,
-          .max_running = 4,
-          .max_context = 256,
-          .max_samples = 32,
-          .vocab_size = 1000};
-}
-
-Request MakeRequest(RequestId id, int prompt_length = 5, int max_tokens = 8) {
-  Request request;
-  request.id = id;
-  for (int i = 0; i < prompt_length; ++i) {
-    request.prompt.push_back(static_cast<TokenId>((id * 31 + i * 7) % 1000));
-  }
-  request.max_tokens = max_tokens;
-  request.sampling.seed = id;
-  return request;
-}
-
-// The tokens that the model, asked on its own, gives the request's sequence.
-std::vector<TokenId> ExpectedTokens(const FakeModel& model, const Request& request, int index = 0) {
-  SamplingParams params = request.sampling;
-  params.seed = ForkSeed(params.seed, index);
-  const int prompt_length = static_cast<int>(request.prompt.size());
-  std::vector<TokenId> tokens = request.prompt;
-  for (int i = 0; i < request.max_tokens; ++i) {
-    tokens.push_back(model.Choose(tokens, prompt_length, params, {}, -1).token);
-  }
-  return {tokens.begin() + prompt_length, tokens.end()};
-}
-
-// Calls `function` in the step that chooses the request's output token `position`, on the engine
-// thread. REQUIRES: nothing has run yet.
-void InStepOf(FakeExecutor* executor, const Request& request, int position,
-              std::function<void()> function) {
-  const auto size = request.prompt.size() + static_cast<size_t>(position);
-  executor->model()->next_token = [=, prompt = request.prompt](std::span<const TokenId> tokens,
-                                                               int) {
-    if (tokens.size() == size && std::equal(prompt.begin(), prompt.end(), tokens.begin())) {
-      function();
-    }
-    return static_cast<TokenId>(tokens.size());
-  };
-}
-
-// A clock at rest unless a test moves it, a KV-faithful fake model, an engine around them.
-struct Harness {
-  explicit Harness(const ExecutorLimits& limits = MakeLimits(), EngineOptions options = {})
-      : executor(limits) {
-    options.clock = &clock;
-    engine = *Engine::Start(options, &executor);
-  }
-
-  std::shared_ptr<CollectingSink> Submit(Request request) {
-    auto sink = std::make_shared<CollectingSink>();
-    EXPECT_TRUE(engine->Submit(std::move(request), sink).ok());
-    return sink;
-  }
-  // As Submit, but the executor holds back the step that runs it: a long prompt's first chunk.
-  std::shared_ptr<CollectingSink> SubmitAndHold(Request request) {
-    executor.Pause();
-    const uint64_t num_steps = executor.num_steps();
-    auto sink = Submit(std::move(request));
-    executor.AwaitSteps(num_steps + 1);
-    return sink;
-  }
-  SchedulerSnapshot Snapshot() {
-    std::promise<std::shared_ptr<const SchedulerSnapshot>> promise;
-    EXPECT_TRUE(engine->RequestSnapshot([&](auto snapshot) { promise.set_value(snapshot); }).ok());
-    return *promise.get_future().get();
-  }
-
-  ManualClock clock;
-  FakeExecutor executor;
-  std::unique_ptr<Engine> engine;
-};
+using Harness = EngineHarness;
 
 TEST(EngineTest, RunsARequestToItsLength) {
   Harness harness;
@@ -796,9 +714,12 @@ void CheckOutput(const FakeModel& model, const Request& request, CollectingSink*
   }
 }
 
-TEST(EngineThreadsTest, EverySequenceFinishesOnceWithItsOwnTokens) {
+class EngineThreadsTest : public testing::TestWithParam<int> {};
+
+TEST_P(EngineThreadsTest, EverySequenceFinishesOnceWithItsOwnTokens) {
   ExecutorLimits limits = MakeLimits();
   limits.num_pages = 18;  // too few for all that may run: some are preempted
+  limits.max_in_flight = GetParam();
   CountingObserver observer;
   EngineOptions options;
   options.observer = &observer;
@@ -825,6 +746,8 @@ TEST(EngineThreadsTest, EverySequenceFinishesOnceWithItsOwnTokens) {
   EXPECT_GT(observer.num_preemptions, 0);
   EXPECT_EQ(harness.engine->num_unfinished_requests(), 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(StepsInFlight, EngineThreadsTest, testing::Values(1, 2));
 
 }  // namespace
 }  // namespace tessera

@@ -13,6 +13,7 @@ namespace tessera {
 
 struct SimulationTotals {
   int64_t num_steps = 0;
+  int64_t num_overlapped_steps = 0;  // planned while another was in flight
   int64_t num_requests = 0;
   int64_t num_refused = 0;
   int64_t num_tokens = 0;
@@ -32,7 +33,7 @@ struct SimulationTotals {
 // exactly once and all pages and slots came back. Aborts at the first difference.
 class Simulation {
  public:
-  explicit Simulation(uint64_t seed);
+  Simulation(uint64_t seed, int max_in_flight);
 
   SimulationTotals Run();
 
@@ -53,6 +54,8 @@ class Simulation {
 
   void Arrive();
   void Step();
+  bool LaunchStep();
+  void CommitStep();
   void CheckPlan(const StepPlan& plan);
   void Disturb();
   void CancelOne(Client* client);
@@ -81,6 +84,7 @@ class Simulation {
   StepBuilder builder_;
 
   TimeNs now_ = 0;
+  std::vector<StepTicket> in_flight_;  // oldest first
   int num_to_come_;
   std::map<RequestId, Client> clients_;
   std::vector<TokenEvent> events_;

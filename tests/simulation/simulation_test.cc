@@ -9,8 +9,8 @@
 #include <cstring>
 #include <string>
 
-// simulation_test [--seed N] [--seeds COUNT]: one seed, or the first COUNT. The environment
-// variables TESSERA_SIMULATION_SEED and TESSERA_SIMULATION_SEEDS do the same.
+// simulation_test [--seed N] [--seeds COUNT]: one seed, or the first COUNT, with one step in flight
+// and with two.
 
 namespace tessera {
 namespace {
@@ -27,24 +27,17 @@ void PrintReplayHint(int) {
 
 void Print(const SimulationTotals& totals) {
   std::printf(
-      "%ld steps, %ld requests (%ld refused), %ld tokens, %ld preemptions, %ld cached tokens, "
-      "%ld page copies, %ld of %ld drafts accepted\nends:",
-      totals.num_steps, totals.num_requests, totals.num_refused, totals.num_tokens,
-      totals.num_preemptions, totals.num_cached_tokens, totals.num_page_copies,
+      "%ld steps, %ld overlapped, %ld requests (%ld refused), %ld tokens, %ld preemptions, "
+      "%ld cached tokens, %ld page copies, %ld of %ld drafts accepted\nends:",
+      totals.num_steps, totals.num_overlapped_steps, totals.num_requests, totals.num_refused,
+      totals.num_tokens, totals.num_preemptions, totals.num_cached_tokens, totals.num_page_copies,
       totals.num_drafts_accepted, totals.num_drafts);
   for (int i = 0; i < 16; ++i) std::printf(" %ld", totals.num_ends[i]);
   std::printf("\n");
 }
 
-TEST(Simulation, EverySequenceGetsWhatItWouldAlone) {
-  SimulationTotals totals;
-  for (uint64_t seed = first_seed; seed < first_seed + num_seeds; ++seed) {
-    std::snprintf(replay_hint, sizeof(replay_hint), "replay: simulation_test --seed %lu\n", seed);
-    totals.Add(Simulation(seed).Run());
-  }
-  Print(totals);
-  if (num_seeds < 1000) return;
-  // The worlds must stay harsh enough to mean something.
+// The worlds must stay harsh enough to mean something.
+void ExpectHarsh(const SimulationTotals& totals) {
   EXPECT_GT(totals.num_preemptions, totals.num_requests / 20);
   EXPECT_GT(totals.num_cached_tokens, totals.num_requests);
   EXPECT_GT(totals.num_page_copies, totals.num_requests / 20);
@@ -56,6 +49,30 @@ TEST(Simulation, EverySequenceGetsWhatItWouldAlone) {
         FinishReason::kNoTokenLeft}) {
     EXPECT_GT(totals.num_ends[static_cast<int>(reason)], 50) << static_cast<int>(reason);
   }
+}
+
+SimulationTotals RunSeeds(int max_in_flight) {
+  SimulationTotals totals;
+  for (uint64_t seed = first_seed; seed < first_seed + num_seeds; ++seed) {
+    std::snprintf(replay_hint, sizeof(replay_hint),
+                  "replay: simulation_test --seed %lu (%d in flight)\n", seed, max_in_flight);
+    totals.Add(Simulation(seed, max_in_flight).Run());
+  }
+  Print(totals);
+  return totals;
+}
+
+TEST(Simulation, EverySequenceGetsWhatItWouldAlone) {
+  const SimulationTotals totals = RunSeeds(1);
+  EXPECT_EQ(totals.num_overlapped_steps, 0);
+  if (num_seeds >= 1000) ExpectHarsh(totals);
+}
+
+TEST(Simulation, EverySequenceGetsWhatItWouldAloneWithTwoStepsInFlight) {
+  const SimulationTotals totals = RunSeeds(2);
+  if (num_seeds < 1000) return;
+  ExpectHarsh(totals);
+  EXPECT_GT(totals.num_overlapped_steps, totals.num_steps / 10);
 }
 
 void ReadArguments(int argc, char** argv) {

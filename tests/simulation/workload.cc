@@ -16,7 +16,7 @@ int Random::Between(int low, int high) {
   return low + static_cast<int>(engine_() % static_cast<uint64_t>(high - low + 1));
 }
 
-World MakeWorld(Random* random) {
+World MakeWorld(Random* random, int max_in_flight) {
   World world;
   ExecutorLimits& limits = world.limits;
   limits.page_tokens = random->OneOf({1, 2, 4, 4, 8, 16});
@@ -26,11 +26,14 @@ World MakeWorld(Random* random) {
   limits.max_samples = random->OneOf({1, 2, 4, 8, 64});
   limits.max_context = random->OneOf({8, 24, 60, 120});
   limits.vocab_size = random->OneOf({3, 40, 1000});
+  limits.max_in_flight = max_in_flight;
   SchedulerOptions& options = world.options;
   options.prefix_cache = !random->OneIn(6);
   options.max_prefill_chunk = random->OneOf({0, 1, 4, 16});
   options.target_step_time = random->OneOf({0, 0, 2, 10}) * kMillisecond;
   options.max_draft_tokens = random->OneOf({0, 1, 3, 8});
+  // A scheduler that speculates never has two.
+  if (max_in_flight > 1 && random->OneIn(2)) options.max_draft_tokens = 0;
   options.max_partial_prefills = random->Between(1, 4);
   options.max_bypasses = random->Between(0, 4);
   options.max_preemptions = random->OneOf({0, 1, 3, 5});

@@ -37,7 +37,7 @@ struct World {
   int arrivals_one_in = 0;   // steps
   int disturbed_one_in = 0;  // moments between and within steps
 };
-World MakeWorld(Random* random);
+World MakeWorld(Random* random, int max_in_flight);
 
 // Makes requests that share prefixes with each other and with what earlier requests were answered.
 class Workload {

@@ -46,7 +46,7 @@ void CheckShape(const StepInput& input, const ExecutorLimits& limits) {
     const int num_pages = input.page_starts[i + 1] - input.page_starts[i];
     CHECK_LE(input.kv_lengths[i], num_pages * limits.page_tokens);
   }
-  for (const TokenId token : input.tokens) CHECK(token >= 0 && token < limits.vocab_size);
+  for (const TokenId token : input.tokens) CHECK_LT(token, limits.vocab_size);
   for (const PageId page : input.page_ids) CHECK(page >= 0 && page < limits.num_pages);
 }
 
@@ -133,23 +133,28 @@ FakeExecutor::FakeExecutor(const ExecutorLimits& limits)
     : limits_(limits),
       stored_(static_cast<size_t>(limits.num_pages) * limits.page_tokens),
       page_uses_(limits.num_pages),
-      slots_(limits.max_running) {
+      slots_(limits.max_running),
+      results_(limits.max_in_flight) {
   model_.vocab_size = limits.vocab_size;
 }
 
 StepTicket FakeExecutor::Launch(const StepInput& input) {
   CheckShape(input, limits_);
   MutexLock lock(&mutex_);
-  CHECK_EQ(num_launched_, num_waited_) << "one step at a time";
-  ++num_launched_;
+  const uint64_t num_in_flight = num_launched_ - num_waited_;
+  CHECK_LT(num_in_flight, static_cast<uint64_t>(limits_.max_in_flight)) << "too many steps";
+  if (num_in_flight > 0) ++num_overlapped_;
+  step_ = ++num_launched_;
   max_rows_ = std::max(max_rows_, static_cast<int>(input.tokens.size()));
+  CHECK(num_in_flight > 0 || std::ranges::none_of(input.tokens, IsLastToken))
+      << "a token is looked up that is known";
   for (PageUse& use : page_uses_) use.writer = -1;
   StartSlots(input);
   ClaimWrittenPages(input);
   CheckReadPages(input);
   CopyPages(input);
   for (int i = 0; i < NumSequences(input); ++i) StoreRows(input, i);
-  Sample(input);
+  Sample(input, &results_[step_ % results_.size()]);
   changed_.NotifyAll();
   return num_launched_;
 }
@@ -161,7 +166,15 @@ void FakeExecutor::StartSlots(const StepInput& input) {
     slots_[start.slot].tokens.assign(start.tokens.begin(), start.tokens.end());
     slots_[start.slot].prompt_length = start.prompt_length;
     slots_[start.slot].params = start.params;
+    slots_[start.slot].chose_in_step = 0;
   }
+}
+
+TokenId FakeExecutor::Resolve(TokenId token) const {
+  if (!IsLastToken(token)) return token;
+  const Slot& slot = slots_.at(static_cast<size_t>(SlotOfLastToken(token)));
+  CHECK_EQ(slot.chose_in_step + 1, step_) << "the step before chose nothing for the slot";
+  return slot.tokens.back();
 }
 
 void FakeExecutor::ClaimWrittenPages(const StepInput& input) {
@@ -210,7 +223,7 @@ void FakeExecutor::StoreRows(const StepInput& input, int sequence) {
   for (int row = input.query_starts[sequence]; position < end; ++row, ++position) {
     const uint64_t previous = position == 0 ? 0 : stored_[StoredAt(input, sequence, position - 1)];
     stored_[StoredAt(input, sequence, position)] =
-        FakeModel::StoredState(previous, input.tokens[row], position);
+        FakeModel::StoredState(previous, Resolve(input.tokens[row]), position);
   }
 }
 
@@ -222,8 +235,9 @@ uint64_t FakeExecutor::ReadContext(const StepInput& input, int sequence, int num
   return fold;
 }
 
-void FakeExecutor::Sample(const StepInput& input) {
-  choices_.clear();
+void FakeExecutor::Sample(const StepInput& input, Results* results) {
+  std::vector<FakeModel::Choice>& choices = results->choices;
+  choices.clear();
   int sequence = 0;
   int previous_row = -1;
   uint64_t context = 0;
@@ -240,13 +254,13 @@ void FakeExecutor::Sample(const StepInput& input) {
     }
     if (sample.draft >= 0) CHECK_EQ(sample.draft, input.tokens[sample.row]);
     const bool is_rejected =
-        sample.draft >= 0 && (choices_.empty() || choices_.back().token != sample.draft);
-    choices_.push_back(is_rejected ? FakeModel::Choice{-1, TokenStatus::kRejected, {}}
-                                   : Answer(sample, context));
+        sample.draft >= 0 && (choices.empty() || choices.back().token != sample.draft);
+    choices.push_back(is_rejected ? FakeModel::Choice{-1, TokenStatus::kRejected, {}}
+                                  : Answer(sample, context));
   }
-  sampled_.clear();
-  for (const FakeModel::Choice& choice : choices_) {
-    sampled_.push_back({choice.token, choice.status, choice.logprobs});
+  results->sampled.clear();
+  for (const FakeModel::Choice& choice : choices) {
+    results->sampled.push_back({choice.token, choice.status, choice.logprobs});
   }
 }
 
@@ -263,7 +277,8 @@ FakeModel::Choice FakeExecutor::Answer(const SampleRequest& sample, uint64_t con
   CHECK_EQ(sample.position, static_cast<int>(slot.tokens.size())) << "the slot's tokens are stale";
   FakeModel::Choice choice = model_.ChooseAfter(context, slot.tokens, slot.prompt_length,
                                                 *slot.params, sample.banned, num_logprobs);
-  if (choice.token >= 0) slot.tokens.push_back(choice.token);
+  slot.tokens.push_back(std::max(0, choice.token));
+  slot.chose_in_step = step_;
   return choice;
 }
 
@@ -272,7 +287,7 @@ StepResult FakeExecutor::Wait(StepTicket ticket) {
   CHECK_EQ(ticket, num_waited_ + 1) << "tickets are waited for in order, each once";
   while (paused_) changed_.Wait(&mutex_);
   num_waited_ = ticket;
-  return {sampled_};
+  return {results_[ticket % results_.size()].sampled};
 }
 
 void FakeExecutor::Pause() {
@@ -294,6 +309,16 @@ void FakeExecutor::AwaitSteps(uint64_t num_steps) {
 uint64_t FakeExecutor::num_steps() {
   MutexLock lock(&mutex_);
   return num_launched_;
+}
+
+uint64_t FakeExecutor::num_overlapped_steps() {
+  MutexLock lock(&mutex_);
+  return num_overlapped_;
+}
+
+uint64_t FakeExecutor::num_in_flight() {
+  MutexLock lock(&mutex_);
+  return num_launched_ - num_waited_;
 }
 
 int FakeExecutor::max_rows_in_a_step() {

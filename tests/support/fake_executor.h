@@ -49,8 +49,9 @@ struct FakeModel {
 
 // An Executor around FakeModel that is faithful about KV: each position's state is stored in its
 // page and read back through the page table, so a page that is reused too early, shared wrongly,
-// not copied or published before it was written changes the output. Aborts on a step that breaks
-// the contract of model/step.h.
+// not copied or published before it was written changes the output. Steps run in launch order, up
+// to limits.max_in_flight ahead of the one waited for. Aborts on a step that breaks the contract of
+// model/step.h.
 class FakeExecutor final : public Executor {
  public:
   explicit FakeExecutor(const ExecutorLimits& limits);
@@ -75,10 +76,14 @@ class FakeExecutor final : public Executor {
   void AwaitSteps(uint64_t num_steps) EXCLUDES_LOCK(mutex_);
   uint64_t num_steps() EXCLUDES_LOCK(mutex_);
   int max_rows_in_a_step() EXCLUDES_LOCK(mutex_);
+  // Steps that were launched while another was in flight.
+  uint64_t num_overlapped_steps() EXCLUDES_LOCK(mutex_);
+  uint64_t num_in_flight() EXCLUDES_LOCK(mutex_);
 
  private:
   struct Slot {
-    std::vector<TokenId> tokens;  // prompt, then output
+    std::vector<TokenId> tokens;  // prompt, then output, where a failed choice counts as token 0
+    uint64_t chose_in_step = 0;   // the last one that chose a token for it
     int prompt_length = 0;
     const SamplingParams* params = nullptr;
   };
@@ -87,12 +92,19 @@ class FakeExecutor final : public Executor {
     int writer = -1;
   };
 
+  // What a step returns, until another one takes its place.
+  struct Results {
+    std::vector<FakeModel::Choice> choices;
+    std::vector<SampledToken> sampled;
+  };
+
+  TokenId Resolve(TokenId token) const;
   void StartSlots(const StepInput& input);
   void CopyPages(const StepInput& input);
   void ClaimWrittenPages(const StepInput& input);
   void CheckReadPages(const StepInput& input);
   void StoreRows(const StepInput& input, int sequence);
-  void Sample(const StepInput& input);
+  void Sample(const StepInput& input, Results* results);
   uint64_t ReadContext(const StepInput& input, int sequence, int num_positions) const;
   size_t StoredAt(const StepInput& input, int sequence, int position) const;
   FakeModel::Choice Answer(const SampleRequest& sample, uint64_t context);
@@ -102,14 +114,15 @@ class FakeExecutor final : public Executor {
   std::vector<uint64_t> stored_;    // [num_pages, page_tokens]
   std::vector<PageUse> page_uses_;  // [num_pages]
   std::vector<Slot> slots_;         // [max_running]
-  std::vector<FakeModel::Choice> choices_;
-  std::vector<SampledToken> sampled_;
+  std::vector<Results> results_;    // [max_in_flight], by ticket
+  uint64_t step_ = 0;               // being launched, or launched last
 
   Mutex mutex_;
   CondVar changed_;
   bool paused_ GUARDED_BY(mutex_) = false;
   uint64_t num_launched_ GUARDED_BY(mutex_) = 0;
   uint64_t num_waited_ GUARDED_BY(mutex_) = 0;
+  uint64_t num_overlapped_ GUARDED_BY(mutex_) = 0;
   int max_rows_ GUARDED_BY(mutex_) = 0;
 };
 
