@@ -41,8 +41,6 @@ void ExpectHarsh(const SimulationTotals& totals) {
   EXPECT_GT(totals.num_preemptions, totals.num_requests / 20);
   EXPECT_GT(totals.num_cached_tokens, totals.num_requests);
   EXPECT_GT(totals.num_page_copies, totals.num_requests / 20);
-  EXPECT_GT(totals.num_drafts_accepted, totals.num_requests / 20);
-  EXPECT_GT(totals.num_drafts, totals.num_drafts_accepted * 3 / 2);
   for (const FinishReason reason :
        {FinishReason::kStopToken, FinishReason::kStopString, FinishReason::kLength,
         FinishReason::kCancelled, FinishReason::kDeadline, FinishReason::kNonFinite,
@@ -65,14 +63,17 @@ SimulationTotals RunSeeds(int max_in_flight) {
 TEST(Simulation, EverySequenceGetsWhatItWouldAlone) {
   const SimulationTotals totals = RunSeeds(1);
   EXPECT_EQ(totals.num_overlapped_steps, 0);
-  if (num_seeds >= 1000) ExpectHarsh(totals);
+  if (num_seeds < 1000) return;
+  ExpectHarsh(totals);
+  EXPECT_GT(totals.num_drafts_accepted, totals.num_requests / 20);
+  EXPECT_GT(totals.num_drafts, totals.num_drafts_accepted * 3 / 2);
 }
 
 TEST(Simulation, EverySequenceGetsWhatItWouldAloneWithTwoStepsInFlight) {
   const SimulationTotals totals = RunSeeds(2);
   if (num_seeds < 1000) return;
   ExpectHarsh(totals);
-  EXPECT_GT(totals.num_overlapped_steps, totals.num_steps / 10);
+  EXPECT_GT(totals.num_overlapped_steps, totals.num_steps / 3);
 }
 
 void ReadArguments(int argc, char** argv) {
