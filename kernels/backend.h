@@ -161,11 +161,17 @@ struct TokenLogprob {
 struct SampleRow {
   const SamplingParams* params = nullptr;
   int64_t position = 0;              // index of the token being chosen: counts the noise
-  std::span<const TokenCount> seen;  // empty unless params->has_penalties()
+  std::span<const TokenCount> seen;  // empty unless params->has_penalties(), and without a slot
   std::span<const TokenId> banned;   // masked out: before min_tokens, EOS and stop ids
   TokenId forced = -1;               // >= 0: choose this one (a prompt token to score)
   int num_logprobs = 0;              // top entries wanted besides the chosen token's
   bool wants_logprob = false;        // the chosen token's logprob, and the top ones
+  // >= 0: penalties are for what was seen in the slot (StartSlot), of which the chosen token
+  // becomes the last.
+  int slot = -1;
+  // >= 0, with a slot: the row's own token, a guess. No token is chosen unless it is the slot's
+  // last one.
+  TokenId draft = -1;
 };
 
 struct SampleResult {
@@ -219,6 +225,21 @@ class Backend {
     calls();
   }
 
+  // Steps in flight. A device that runs behind its caller may be given a step's calls, EndStep
+  // among them, while up to max_in_flight() - 1 steps before have not been waited for. For that it
+  // keeps in slots what a step needs of the one before: a slot's last token, which Embed reads
+  // where a token is LastTokenOf it, and the tokens that penalties count. A backend that is done
+  // when a call returns has 1 step in flight and no slots.
+  virtual int max_in_flight() const { return 1; }
+  // Once, before the first step. max_seen: different tokens that a slot may see.
+  virtual void ReserveSlots(int /*num_slots*/, int /*max_seen*/) {}
+  // What the slot's new sequence, which has penalties, has seen so far.
+  virtual void StartSlot(int /*slot*/, std::span<const TokenCount> /*seen*/) {}
+  virtual void EndStep() {}
+  // Waits for the oldest step that has ended and was not waited for, and for no later one: what it
+  // downloaded and sampled is there.
+  virtual void AwaitStep() { Synchronize(); }
+
   // out[r] = table row tokens[r], dequantised. out: [tokens.size(), table.cols].
   virtual void Embed(const PackedWeight& table, std::span<const TokenId> tokens, float* out) = 0;
 
@@ -251,7 +272,9 @@ class Backend {
                         int num_tokens) = 0;
 
   // Chooses a token from each row of logits [rows.size(), vocab_size], which it may overwrite.
-  // results[i] belongs to rows[i]. Order and ranges: docs/sampling.md.
+  // results[i] belongs to rows[i], and stays where it is until the backend was waited for. A row
+  // with a draft comes in a call after that of the row before it. Order and ranges:
+  // docs/sampling.md.
   virtual void Sample(float* logits, int64_t vocab_size, std::span<const SampleRow> rows,
                       std::span<SampleResult> results) = 0;
 

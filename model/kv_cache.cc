@@ -88,6 +88,9 @@ void KvCache::CopyPage(const PageCopy& copy) {
   for (int i = 0; i < num_layers_; ++i) {
     backend_->CopyPage(spec_, layer(i), copy.from, copy.to, copy.num_tokens);
   }
+}
+
+void KvCache::RecordCopy(const PageCopy& copy) {
   const uint8_t fault = first_fault_[copy.from];
   SetFirstFault(copy.to, fault < copy.num_tokens ? fault : uint8_t{kPageTokens});
 }

@@ -35,7 +35,10 @@ class KvCache {
   int num_pages() const { return num_pages_; }
   std::byte* layer(int index) const { return memory_.As<std::byte>() + index * layer_bytes_; }
 
+  // On the device. What it does to faults RecordCopy records, in the order of the steps and before
+  // RecordFaults of its own.
   void CopyPage(const PageCopy& copy);
+  void RecordCopy(const PageCopy& copy);
 
   // Records that this step wrote its rows' positions, and which of them were not finite.
   // row_faults: [batch.num_rows()].

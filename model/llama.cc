@@ -58,7 +58,6 @@ Llama::Llama(Backend* backend, const ModelConfig& config, ModelWeights weights,
   selected_residual_ = AllocateFloats(backend, selected, config.hidden_dim);
   logits_ = AllocateFloats(backend, kLogitsRows, config.vocab_size);
   row_faults_ = backend->Allocate(static_cast<size_t>(rows));
-  host_row_faults_.resize(static_cast<size_t>(limits.max_rows));
 }
 
 void Llama::BuildRope(int max_context) {
@@ -72,15 +71,14 @@ void Llama::BuildRope(int max_context) {
 }
 
 void Llama::Forward(std::span<const TokenId> tokens, const SequenceBatch& batch,
-                    std::span<const int32_t> selected_rows, KvCache* cache) {
+                    std::span<const int32_t> selected_rows, KvCache* cache, uint8_t* row_faults) {
   num_rows_ = batch.num_rows();
   const StepRows step = {.tokens = tokens, .batch = &batch, .selected = selected_rows};
   const auto calls = [&] { RunLayers(step, cache); };
   backend_.Zero(row_faults_.As<void>(), static_cast<size_t>(num_rows_));
   // By reference, since a copy would be allocated.
   backend_.RunStep(step, cache->layer(0), std::ref(calls));
-  backend_.Download(row_faults_.As<void>(), static_cast<size_t>(num_rows_),
-                    host_row_faults_.data());
+  backend_.Download(row_faults_.As<void>(), static_cast<size_t>(num_rows_), row_faults);
 }
 
 void Llama::RunLayers(const StepRows& step, KvCache* cache) {

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "kernels/backend.h"
 #include "model/config.h"
@@ -25,21 +24,16 @@ class Llama {
 
   // Runs one step's rows, storing their keys and values. Of the last layer only what the selected
   // rows need is computed; a row may be selected more than once.
-  // tokens: [batch.num_rows()].
+  // tokens: [batch.num_rows()]. row_faults: likewise, host memory, 1 where a key or value that was
+  // stored was not finite; there once the backend was waited for.
   void Forward(std::span<const TokenId> tokens, const SequenceBatch& batch,
-               std::span<const int32_t> selected_rows, KvCache* cache);
+               std::span<const int32_t> selected_rows, KvCache* cache, uint8_t* row_faults);
 
   // Logits of the last Forward's selected rows [first, first + count), count <= kLogitsRows: the
   // whole step's would be a large matrix. [count, vocab_size], valid until the next call; may be
   // overwritten.
   static constexpr int kLogitsRows = 32;
   float* Logits(int first, int count);  // device memory
-
-  // [num_rows], 1 where the last Forward stored a key or value that was not finite. There once the
-  // backend is synchronised.
-  std::span<const uint8_t> row_faults() const {
-    return std::span(host_row_faults_).first(static_cast<size_t>(num_rows_));
-  }
 
  private:
   void BuildRope(int max_context);
@@ -70,7 +64,6 @@ class Llama {
   DeviceBuffer selected_residual_;  // [selected, hidden_dim]
   DeviceBuffer logits_;             // [kLogitsRows, vocab_size]
   DeviceBuffer row_faults_;         // [rows]
-  std::vector<uint8_t> host_row_faults_;
   int num_rows_ = 0;
 };
 

@@ -48,9 +48,9 @@ int DefaultPages(const Backend& backend, const ModelConfig& config, uint64_t bud
   return static_cast<int>(std::clamp<uint64_t>(std::min(affordable, useful), 1, kMaxPages));
 }
 
+// All but the number of pages.
 absl::StatusOr<ExecutorLimits> MakeLimits(const ModelRunnerOptions& options,
-                                          const ModelConfig& config, const Backend& backend,
-                                          const PageBudget& budget) {
+                                          const ModelConfig& config, const Backend& backend) {
   RETURN_IF_ERROR(CheckRange("max_batch_tokens", options.max_batch_tokens, 1, kMaxBatchTokens));
   RETURN_IF_ERROR(CheckRange("max_running", options.max_running, 1, kMaxRunning));
   RETURN_IF_ERROR(CheckRange("max_context", options.max_context, 0, config.max_context));
@@ -60,13 +60,17 @@ absl::StatusOr<ExecutorLimits> MakeLimits(const ModelRunnerOptions& options,
   limits.max_batch_tokens = options.max_batch_tokens;
   limits.max_running = options.max_running;
   limits.max_context = options.max_context > 0 ? options.max_context : config.max_context;
-  limits.num_pages = options.num_pages > 0 ? options.num_pages
-                                           : DefaultPages(backend, config, budget.default_bytes,
-                                                          limits.max_running, limits.max_context);
   // Every row may be wanted, and forks may share one.
   limits.max_samples = std::max(limits.max_batch_tokens, limits.max_running);
   limits.vocab_size = config.vocab_size;
+  limits.max_in_flight = backend.max_in_flight();
   return limits;
+}
+
+// The number of tokens that a slot may see is its sequence's, and that of a token in vain.
+void ReserveSlots(const ExecutorLimits& limits, Backend* backend) {
+  if (limits.max_in_flight == 1) return;
+  backend->ReserveSlots(limits.max_running, std::min(limits.vocab_size, limits.max_context + 1));
 }
 
 // "cpu-avx512vnni" and "cpu-avx2" give the same bits: they are one device class, "cpu". The CUDA
@@ -95,6 +99,8 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const GgufFile& f
                                                                std::unique_ptr<Backend> backend,
                                                                const ModelRunnerOptions& options) {
   ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(file));
+  ASSIGN_OR_RETURN(ExecutorLimits limits, MakeLimits(options, config, *backend));
+  ReserveSlots(limits, backend.get());
   // A pool that the machine has no memory for should fail at once; what a device has left for it
   // shows once the weights are there.
   const bool pages_come_first = options.device_bytes_for_pages == nullptr;
@@ -106,7 +112,9 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Load(const GgufFile& f
     ASSIGN_OR_RETURN(weights, LoadWeights(file, config, backend.get()));
     budget.default_bytes = budget.max_bytes = options.device_bytes_for_pages();
   }
-  ASSIGN_OR_RETURN(const ExecutorLimits limits, MakeLimits(options, config, *backend, budget));
+  limits.num_pages = options.num_pages > 0 ? options.num_pages
+                                           : DefaultPages(*backend, config, budget.default_bytes,
+                                                          limits.max_running, limits.max_context);
   ASSIGN_OR_RETURN(KvCache cache,
                    KvCache::Create(backend.get(), config.kv_spec(), config.num_layers,
                                    limits.num_pages, budget.max_bytes));
@@ -131,40 +139,43 @@ ModelRunner::ModelRunner(std::unique_ptr<Backend> backend, const ModelConfig& co
               .max_context = limits.max_context}),
       slots_(limits.max_running, std::min(limits.vocab_size, limits.max_context)),
       sample_rows_(Llama::kLogitsRows),
-      sample_results_(Llama::kLogitsRows),
-      chunk_logprobs_(size_t{Llama::kLogitsRows} * kLogprobsPerRow) {
-  const auto max_samples = static_cast<size_t>(limits.max_samples);
-  selected_rows_.reserve(max_samples);
-  selected_sequences_.reserve(max_samples);
-  sampled_.resize(max_samples);
-  logprobs_.resize(max_samples * kLogprobsPerRow);
+      sampled_(static_cast<size_t>(limits.max_samples)),
+      logprobs_(sampled_.size() * kLogprobsPerRow) {
+  flights_.reserve(static_cast<size_t>(limits.max_in_flight));
+  for (int i = 0; i < limits.max_in_flight; ++i) flights_.emplace_back(limits);
 }
 
 StepTicket ModelRunner::Launch(const StepInput& input) {
+  CHECK_LT(launched_ - awaited_, flights_.size()) << "steps in flight";
   CheckInput(input);
-  const SequenceBatch batch = {.query_starts = input.query_starts,
-                               .kv_lengths = input.kv_lengths,
-                               .page_starts = input.page_starts,
-                               .page_ids = input.page_ids};
-  for (const SlotStart& start : input.slot_starts) slots_.Start(start);
+  StepFlight& flight = FlightOf(++launched_);
+  flight.Take(input);
+  for (const SlotStart& start : input.slot_starts) StartSlot(start);
   for (const PageCopy& copy : input.page_copies) cache_.CopyPage(copy);
-  SelectRows(input);
   if (!input.tokens.empty()) {
-    llama_.Forward(input.tokens, batch, selected_rows_, &cache_);
-    backend_->Synchronize();
-    cache_.RecordFaults(batch, llama_.row_faults());
+    llama_.Forward(input.tokens, flight.batch(), flight.sampled_rows(), &cache_,
+                   flight.row_faults().data());
   }
   const int num_samples = static_cast<int>(input.samples.size());
   for (int first = 0; first < num_samples; first += Llama::kLogitsRows) {
-    SampleChunk(input, batch, first, std::min(Llama::kLogitsRows, num_samples - first));
+    SampleChunk(input.samples, first, std::min(Llama::kLogitsRows, num_samples - first), &flight);
   }
-  num_sampled_ = input.samples.size();
-  return ++last_ticket_;
+  backend_->EndStep();
+  return launched_;
 }
 
 StepResult ModelRunner::Wait(StepTicket ticket) {
-  CHECK_EQ(ticket, last_ticket_);
-  return {.tokens = std::span(sampled_).first(num_sampled_)};
+  CHECK_EQ(ticket, awaited_ + 1) << "tickets are waited for in order, each once";
+  CHECK_LE(ticket, launched_);
+  awaited_ = ticket;
+  backend_->AwaitStep();
+  StepFlight& flight = FlightOf(ticket);
+  RecordFaults(&flight);
+  const std::span<const SampleResult> results = flight.results();
+  for (size_t i = 0; i < results.size(); ++i) {
+    StoreResult(flight, results[i], static_cast<int>(i));
+  }
+  return {.tokens = std::span(sampled_).first(results.size())};
 }
 
 void ModelRunner::CheckInput(const StepInput& input) const {
@@ -183,100 +194,115 @@ void ModelRunner::CheckInput(const StepInput& input) const {
     CHECK_GE(num_pages, PagesFor(input.kv_lengths[i]));
   }
   for (PageId page : input.page_ids) CHECK(page >= 0 && page < limits_.num_pages) << page;
-  for (TokenId token : input.tokens) CHECK(token >= 0 && token < limits_.vocab_size) << token;
+  for (TokenId token : input.tokens) CHECK(IsToken(token)) << token;
 }
 
-// Samples come in row order, so that one walk finds each one's sequence.
-void ModelRunner::SelectRows(const StepInput& input) {
-  selected_rows_.clear();
-  selected_sequences_.clear();
-  int32_t sequence = 0;
-  for (const SampleRequest& request : input.samples) {
-    CHECK(request.row >= input.query_starts[sequence] && request.row < input.query_starts.back())
-        << "row " << request.row << " is out of order or outside the step";
-    while (request.row >= input.query_starts[sequence + 1]) ++sequence;
-    selected_rows_.push_back(request.row);
-    selected_sequences_.push_back(sequence);
-  }
+bool ModelRunner::IsToken(TokenId token) const {
+  if (!IsLastToken(token)) return token < limits_.vocab_size;
+  return device_keeps_slots() && slots_.IsStarted(SlotOfLastToken(token));
 }
 
-void ModelRunner::SampleChunk(const StepInput& input, const SequenceBatch& batch, int first,
-                              int count) {
+void ModelRunner::StartSlot(const SlotStart& start) {
+  slots_.Start(start);
+  if (!device_keeps_slots() || !start.params->has_penalties()) return;
+  backend_->StartSlot(start.slot, slots_.seen(start.slot));
+}
+
+void ModelRunner::SampleChunk(std::span<const SampleRequest> samples, int first, int count,
+                              StepFlight* flight) {
   float* logits = llama_.Logits(first, count);
   const int end = first + count;
   while (first < end) {
-    const int num_rows = NumSampledTogether(input.samples.subspan(first, end - first));
-    SampleRows(input, batch, logits, first, num_rows);
+    const int num_rows = NumSampledTogether(samples.subspan(first, end - first));
+    SampleRows(samples, logits, first, num_rows, flight);
     first += num_rows;
     logits += int64_t{num_rows} * config_.vocab_size;
   }
 }
 
-// Penalties of a draft's row count the drafts before it.
 int ModelRunner::NumSampledTogether(std::span<const SampleRequest> samples) const {
-  const auto waits = [this](const SampleRequest& request) {
-    return request.draft >= 0 && slots_.params(request.slot).has_penalties();
-  };
-  return static_cast<int>(std::find_if(samples.begin() + 1, samples.end(), waits) -
-                          samples.begin());
+  return static_cast<int>(
+      std::find_if(samples.begin() + 1, samples.end(),
+                   [this](const auto& sample) { return WaitsForDraft(sample); }) -
+      samples.begin());
 }
 
-void ModelRunner::SampleRows(const StepInput& input, const SequenceBatch& batch, float* logits,
-                             int first, int count) {
-  for (int i = 0; i < count; ++i) {
-    sample_rows_[i] = MakeSampleRow(input.samples[first + i]);
-    sample_results_[i] = {
-        .logprobs =
-            std::span(chunk_logprobs_).subspan(size_t{kLogprobsPerRow} * i, kLogprobsPerRow)};
-  }
-  backend_->Sample(logits, config_.vocab_size, std::span(sample_rows_).first(count),
-                   std::span(sample_results_).first(count));
-  backend_->Synchronize();
-  for (int i = 0; i < count; ++i) {
-    const SampleRequest& request = input.samples[first + i];
-    if (IsRejected(request, first + i)) {
-      sampled_[first + i] = {.token = -1, .status = TokenStatus::kRejected, .logprobs = {}};
-      continue;
-    }
-    const bool is_faulty =
-        cache_.IsFaulty(batch, selected_sequences_[first + i], request.position - 1);
-    StoreResult(request, is_faulty, sample_results_[i], first + i);
-  }
+// Penalties of a draft's row count the drafts before it.
+bool ModelRunner::WaitsForDraft(const SampleRequest& request) const {
+  return request.draft >= 0 && slots_.params(request.slot).has_penalties();
 }
 
-bool ModelRunner::IsRejected(const SampleRequest& request, int index) const {
-  if (request.draft < 0) return false;
-  const SampledToken& before = sampled_[index - 1];
-  return before.status != TokenStatus::kOk || before.token != request.draft;
+void ModelRunner::SampleRows(std::span<const SampleRequest> samples, float* logits, int first,
+                             int count, StepFlight* flight) {
+  for (int i = 0; i < count; ++i) sample_rows_[i] = MakeSampleRow(samples[first + i]);
+  const std::span<SampleResult> results = flight->results().subspan(first, count);
+  backend_->Sample(logits, config_.vocab_size, std::span(sample_rows_).first(count), results);
+  if (!device_keeps_slots()) CountOutputs(samples, first, count, flight->results());
 }
 
+// A device's slots take what is chosen, of drafts only where what follows depends on it.
 SampleRow ModelRunner::MakeSampleRow(const SampleRequest& request) const {
   CHECK(slots_.IsStarted(request.slot)) << "slot " << request.slot << " has no sequence";
   CHECK(request.num_logprobs >= 0 && request.num_logprobs <= kMaxLogprobs) << request.num_logprobs;
-  return {.params = &slots_.params(request.slot),
-          .position = request.position,
-          .seen = slots_.seen(request.slot),
-          .banned = request.banned,
-          .forced = request.forced,
-          .num_logprobs = request.num_logprobs,
-          .wants_logprob = request.wants_logprob};
+  SampleRow row = {.params = &slots_.params(request.slot),
+                   .position = request.position,
+                   .seen = {},
+                   .banned = request.banned,
+                   .forced = request.forced,
+                   .num_logprobs = request.num_logprobs,
+                   .wants_logprob = request.wants_logprob};
+  if (!device_keeps_slots()) {
+    row.seen = slots_.seen(request.slot);
+  } else if (WaitsForDraft(request)) {
+    row.slot = request.slot;
+    row.draft = request.draft;
+  } else if (request.draft < 0 && request.forced < 0) {
+    row.slot = request.slot;
+  }
+  return row;
 }
 
-void ModelRunner::StoreResult(const SampleRequest& request, bool is_faulty,
-                              const SampleResult& result, int index) {
+// What a device's sampler does by itself. A draft that was not chosen leaves no token either.
+void ModelRunner::CountOutputs(std::span<const SampleRequest> samples, int first, int count,
+                               std::span<SampleResult> results) {
+  for (int i = first; i < first + count; ++i) {
+    const SampleRequest& request = samples[i];
+    if (request.draft >= 0 && results[i - 1].token != request.draft) results[i].token = -1;
+    if (request.forced >= 0 || results[i].token < 0) continue;
+    slots_.AddOutput(request.slot, results[i].token);
+  }
+}
+
+void ModelRunner::RecordFaults(StepFlight* flight) {
+  for (const PageCopy& copy : flight->page_copies()) cache_.RecordCopy(copy);
+  cache_.RecordFaults(flight->batch(), flight->row_faults());
+}
+
+void ModelRunner::StoreResult(const StepFlight& flight, const SampleResult& result, int index) {
+  const SampleRequest& request = flight.samples()[index];
   SampledToken& sampled = sampled_[index];
+  if (IsRejected(request, index)) {
+    sampled = {.token = -1, .status = TokenStatus::kRejected, .logprobs = {}};
+    return;
+  }
+  const bool is_faulty =
+      cache_.IsFaulty(flight.batch(), flight.sampled_sequences()[index], request.position - 1);
   sampled = {.token = result.token,
              .status = is_faulty ? TokenStatus::kNonFiniteLogits : ToTokenStatus(result.status),
              .logprobs = {}};
-  if (sampled.status != TokenStatus::kOk) return;
-  if (request.forced < 0) slots_.AddOutput(request.slot, result.token);
-  if (!request.wants_logprob) return;
+  if (sampled.status != TokenStatus::kOk || !request.wants_logprob) return;
   const auto logprobs = std::span(logprobs_).subspan(size_t{kLogprobsPerRow} * index);
   std::transform(result.logprobs.begin(), result.logprobs.end(), logprobs.begin(),
                  [](const TokenLogprob& entry) {
                    return ScoredToken{.token = entry.token, .logprob = entry.logprob};
                  });
   sampled.logprobs = logprobs.first(result.logprobs.size());
+}
+
+bool ModelRunner::IsRejected(const SampleRequest& request, int index) const {
+  if (request.draft < 0) return false;
+  const SampledToken& before = sampled_[index - 1];
+  return before.status != TokenStatus::kOk || before.token != request.draft;
 }
 
 }  // namespace tessera

@@ -15,14 +15,12 @@
 #include "model/kv_cache.h"
 #include "model/llama.h"
 #include "model/slot_table.h"
+#include "model/step_flight.h"
 
 namespace tessera {
 
 // Raised by every change that may change a bit of any result (docs/numerics.md).
 inline constexpr int kNumericsVersion = 1;
-
-// Logprobs beside the chosen token's that a sampled row may ask for.
-inline constexpr int kMaxLogprobs = 20;
 
 struct ModelRunnerOptions {
   int max_batch_tokens = 512;
@@ -35,8 +33,10 @@ struct ModelRunnerOptions {
 };
 
 // Runs the scheduler's steps on one backend: weights, KV cache, activations and what the slots
-// hold. A step is computed inside Launch. Once loaded it allocates nothing, save for what a
-// SlotStart with penalties needs. Used by one thread.
+// hold. Launch enqueues a step's calls, and Wait waits for that step alone; on a backend that is
+// done when a call returns the step is computed inside Launch, and the slots' counts are kept here.
+// Once loaded it allocates nothing, save for what a SlotStart with penalties needs. Used by one
+// thread.
 class ModelRunner final : public Executor {
  public:
   // Reads configuration and weights; the file is not needed afterwards.
@@ -57,16 +57,27 @@ class ModelRunner final : public Executor {
   ModelRunner(std::unique_ptr<Backend> backend, const ModelConfig& config,
               const ExecutorLimits& limits, ModelWeights weights, KvCache cache);
 
+  bool device_keeps_slots() const { return limits_.max_in_flight > 1; }
+  StepFlight& FlightOf(StepTicket ticket) { return flights_[ticket % flights_.size()]; }
+
+  // Launch.
   void CheckInput(const StepInput& input) const;
-  void SelectRows(const StepInput& input);
-  void SampleChunk(const StepInput& input, const SequenceBatch& batch, int first, int count);
+  bool IsToken(TokenId token) const;
+  void StartSlot(const SlotStart& start);
+  void SampleChunk(std::span<const SampleRequest> samples, int first, int count,
+                   StepFlight* flight);
   int NumSampledTogether(std::span<const SampleRequest> samples) const;
-  void SampleRows(const StepInput& input, const SequenceBatch& batch, float* logits, int first,
-                  int count);
-  bool IsRejected(const SampleRequest& request, int index) const;
+  bool WaitsForDraft(const SampleRequest& request) const;
+  void SampleRows(std::span<const SampleRequest> samples, float* logits, int first, int count,
+                  StepFlight* flight);
   SampleRow MakeSampleRow(const SampleRequest& request) const;
-  void StoreResult(const SampleRequest& request, bool is_faulty, const SampleResult& result,
-                   int index);
+  void CountOutputs(std::span<const SampleRequest> samples, int first, int count,
+                    std::span<SampleResult> results);
+
+  // Wait.
+  void RecordFaults(StepFlight* flight);
+  void StoreResult(const StepFlight& flight, const SampleResult& result, int index);
+  bool IsRejected(const SampleRequest& request, int index) const;
 
   const std::unique_ptr<Backend> backend_;  // dies last: the members below hold its memory
   const ModelConfig config_;
@@ -76,16 +87,14 @@ class ModelRunner final : public Executor {
   Llama llama_;
   SlotTable slots_;
 
-  // One step's samples, sized for limits_.max_samples.
-  std::vector<int32_t> selected_rows_;
-  std::vector<int32_t> selected_sequences_;  // the sequence of each selected row
-  std::vector<SampleRow> sample_rows_;       // of one chunk
-  std::vector<SampleResult> sample_results_;
-  std::vector<TokenLogprob> chunk_logprobs_;  // [kLogitsRows, kMaxLogprobs + 1]
+  std::vector<SampleRow> sample_rows_;  // of one chunk
+  std::vector<StepFlight> flights_;     // [limits_.max_in_flight], by ticket
+  StepTicket launched_ = 0;             // the last one
+  StepTicket awaited_ = 0;              // likewise
+
+  // What Wait returned last, sized for limits_.max_samples.
   std::vector<SampledToken> sampled_;
   std::vector<ScoredToken> logprobs_;  // [max_samples, kMaxLogprobs + 1]
-  size_t num_sampled_ = 0;             // of the last step
-  StepTicket last_ticket_ = 0;
 };
 
 }  // namespace tessera

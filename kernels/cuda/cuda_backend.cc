@@ -62,7 +62,7 @@ template <typename T>
 CudaBackend<T>::CudaBackend(const DeviceProperties& device)
     : device_(device),
       name_(DeviceClass(kTypeOf<T>, device)),
-      downloads_(&stream_),
+      flights_{Flight(&stream_), Flight(&stream_)},
       step_(&stream_),
       attention_(kTypeOf<T>, device),
       sampler_(&stream_) {}
@@ -94,8 +94,41 @@ void CudaBackend<T>::Free(void* data, size_t /*size_bytes*/) {
 template <typename T>
 void CudaBackend<T>::Synchronize() {
   stream_.Synchronize();
-  downloads_.Deliver();
-  sampler_.Deliver();
+  Deliver(&flights_[num_awaited_ % kMaxInFlight]);
+  Deliver(&flights_[(num_awaited_ + 1) % kMaxInFlight]);
+}
+
+template <typename T>
+void CudaBackend<T>::Deliver(Flight* flight) {
+  flight->downloads.Deliver();
+  flight->staging.Clear();
+}
+
+template <typename T>
+void CudaBackend<T>::EndStep() {
+  CHECK_LT(num_ended_ - num_awaited_, uint64_t{kMaxInFlight}) << "steps in flight";
+  flight().end.Record(stream_);
+  ++num_ended_;
+}
+
+template <typename T>
+void CudaBackend<T>::AwaitStep() {
+  CHECK_LT(num_awaited_, num_ended_) << "steps";
+  Flight& oldest = flights_[num_awaited_++ % kMaxInFlight];
+  oldest.end.Synchronize();
+  Deliver(&oldest);
+}
+
+template <typename T>
+void CudaBackend<T>::ReserveSlots(int num_slots, int max_seen) {
+  stream_.Synchronize();
+  slots_.Reserve(num_slots, max_seen);
+  graphs_.Clear();
+}
+
+template <typename T>
+void CudaBackend<T>::StartSlot(int slot, std::span<const TokenCount> seen) {
+  slots_.Start(slot, seen, &flight().staging, stream_);
 }
 
 template <typename T>
@@ -107,7 +140,7 @@ void CudaBackend<T>::Upload(const void* host, size_t size_bytes, void* device) {
 template <typename T>
 void CudaBackend<T>::Download(const void* device, size_t size_bytes, void* host) {
   CheckIsNoCall();
-  downloads_.Add(device, size_bytes, host);
+  flight().downloads.Add(device, size_bytes, host);
 }
 
 template <typename T>
@@ -177,7 +210,8 @@ void CudaBackend<T>::Embed(const PackedWeight& table, std::span<const TokenId> t
   TESSERA_CUDA_NAMESPACE::Embed({.table = CudaWeight::From(table).view(),
                                  .tokens = step_.view().tokens,
                                  .num_rows = NumRows(static_cast<int64_t>(tokens.size())),
-                                 .out = out},
+                                 .out = out,
+                                 .last_tokens = slots_.last_tokens()},
                                 stream_);
 }
 
@@ -294,7 +328,7 @@ template <typename T>
 void CudaBackend<T>::Sample(float* logits, int64_t vocab_size, std::span<const SampleRow> rows,
                             std::span<SampleResult> results) {
   CheckIsNoCall();
-  sampler_.Run(logits, vocab_size, rows, results);
+  sampler_.Run(logits, vocab_size, rows, slots_, &flight().staging, &flight().downloads, results);
 }
 
 template class CudaBackend<Bf16>;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -11,6 +12,8 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/downloads.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/slot_memory.h"
+#include "kernels/cuda/staging.h"
 #include "kernels/cuda/step_attention.h"
 #include "kernels/cuda/step_buffer.h"
 #include "kernels/cuda/step_graphs.h"
@@ -21,6 +24,10 @@ namespace tessera::TESSERA_CUDA_NAMESPACE {
 // The ops of kernels/cuda on one stream. T (Bf16 or Fp16) is the type of activations, keys and
 // values. What ops are given as tokens, batch and rows must be what BeginStep announced: they read
 // the device's copy of it. Steps of sizes already seen twice allocate nothing.
+//
+// Two steps may be in flight. What the device keeps for itself is there once, since the stream
+// orders its readers and writers; what the host writes or reads meanwhile is there twice (Flight,
+// UploadBuffer).
 template <typename T>
 class CudaBackend final : public Backend {
  public:
@@ -60,11 +67,31 @@ class CudaBackend final : public Backend {
                   void* out) override;
   void CopyPage(const KvSpec& spec, std::byte* pages, int32_t from, int32_t to,
                 int num_tokens) override;
-  // Results are there after Synchronize.
+  int max_in_flight() const override { return kMaxInFlight; }
+  void ReserveSlots(int num_slots, int max_seen) override;
+  void StartSlot(int slot, std::span<const TokenCount> seen) override;
+  void EndStep() override;
+  void AwaitStep() override;
+  // Results are there after Synchronize or AwaitStep.
   void Sample(float* logits, int64_t vocab_size, std::span<const SampleRow> rows,
               std::span<SampleResult> results) override;
 
  private:
+  static constexpr int kMaxInFlight = 2;
+
+  // What a step stages and gets back, until it was waited for.
+  struct Flight {
+    explicit Flight(const Stream* stream) : staging(stream), downloads(stream) {}
+
+    Staging staging;
+    Downloads downloads;
+    Event end;
+  };
+
+  // Of the step that is being enqueued.
+  Flight& flight() { return flights_[num_ended_ % kMaxInFlight]; }
+  static void Deliver(Flight* flight);
+
   void Free(void* data, size_t size_bytes) override;
   void Begin(const StepRows& step, const StepPadding& padding);
   // Of ops' kernels: n, or in calls that a graph repeats more.
@@ -76,7 +103,10 @@ class CudaBackend final : public Backend {
   const std::string name_;
   std::map<void*, DeviceMemory> allocations_;  // behind DeviceBuffers
   const Stream stream_;
-  Downloads downloads_;
+  std::array<Flight, kMaxInFlight> flights_;
+  uint64_t num_ended_ = 0;    // steps
+  uint64_t num_awaited_ = 0;  // of these, waited for
+  SlotMemory slots_;
   StepBuffer step_;
   StepAttention attention_;
   StepSampler sampler_;

@@ -12,6 +12,11 @@ constexpr size_t kAlignment = 64;
 }  // namespace
 
 void Downloads::Add(const void* device, size_t size_bytes, void* host) {
+  Add(device, size_bytes, host,
+      [](const char* data, size_t size, void* to) { std::memcpy(to, data, size); });
+}
+
+void Downloads::Add(const void* device, size_t size_bytes, void* host, Receiver receiver) {
   if (size_bytes == 0) return;
   if (used_bytes_ + size_bytes > pinned_.size_bytes()) {
     stream_.Synchronize();
@@ -20,14 +25,14 @@ void Downloads::Add(const void* device, size_t size_bytes, void* host) {
       pinned_ = PinnedMemory(std::max({kMinBytes, size_bytes, 2 * pinned_.size_bytes()}));
     }
   }
-  pending_.push_back({used_bytes_, size_bytes, host});
+  pending_.push_back({used_bytes_, size_bytes, host, receiver});
   CopyToHostAsync(pinned_.data() + used_bytes_, device, size_bytes, stream_);
   used_bytes_ += (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 void Downloads::Deliver() {
   for (const Pending& pending : pending_) {
-    std::memcpy(pending.host, pinned_.data() + pending.offset, pending.size_bytes);
+    pending.receiver(pinned_.data() + pending.offset, pending.size_bytes, pending.host);
   }
   pending_.clear();
   used_bytes_ = 0;

@@ -12,10 +12,14 @@ namespace tessera::TESSERA_CUDA_NAMESPACE {
 // outstanding. Owned and used by one thread, with one stream.
 class Downloads {
  public:
+  // Brings what was downloaded to where it is wanted.
+  using Receiver = void (*)(const char* data, size_t size_bytes, void* host);
+
   explicit Downloads(const Stream* stream) : stream_(*stream) {}
 
   void Add(const void* device, size_t size_bytes, void* host);
-  // REQUIRES: the stream is synchronised.
+  void Add(const void* device, size_t size_bytes, void* host, Receiver receiver);
+  // REQUIRES: the stream has come past all that was added.
   void Deliver();
 
  private:
@@ -23,6 +27,7 @@ class Downloads {
     size_t offset;
     size_t size_bytes;
     void* host;
+    Receiver receiver;
   };
 
   const Stream& stream_;

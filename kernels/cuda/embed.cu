@@ -13,11 +13,16 @@ __device__ float AsFloat(float value) { return value; }
 __device__ float AsFloat(Bf16 value) { return ToFloat(value); }
 __device__ float AsFloat(Fp16 value) { return ToFloat(value); }
 
+__device__ TokenId TokenOf(const EmbedParams& params, int row) {
+  const TokenId token = params.tokens[row];
+  return token >= 0 ? token : max(params.last_tokens[~token], 0);  // LastTokenOf is ~slot
+}
+
 // One block a row.
 template <typename Element>
 __global__ void __launch_bounds__(kThreads) EmbedFloatKernel(EmbedParams params) {
   const int cols = params.table.cols;
-  const int64_t token = params.tokens[blockIdx.x];
+  const int64_t token = TokenOf(params, static_cast<int>(blockIdx.x));
   const Element* row = static_cast<const Element*>(params.table.data) + token * cols;
   float* out = params.out + int64_t{blockIdx.x} * cols;
   for (int i = static_cast<int>(threadIdx.x); i < cols; i += kThreads) out[i] = AsFloat(row[i]);
@@ -49,7 +54,7 @@ __device__ void EmbedLaneBlock(const uint8_t* tile, const uint8_t* supers, int r
 template <DType kType>
 __global__ void __launch_bounds__(kThreads) EmbedQuantKernel(EmbedParams params) {
   const WeightView& table = params.table;
-  const int token = params.tokens[blockIdx.x];
+  const int token = TokenOf(params, static_cast<int>(blockIdx.x));
   const int panel = token / kPanelRows;
   const auto* data = static_cast<const uint8_t*>(table.data);
   float* out = params.out + int64_t{blockIdx.x} * table.cols;

@@ -6,8 +6,32 @@
 namespace tessera::TESSERA_CUDA_NAMESPACE {
 namespace {
 
-__device__ void Finish(SampleStatus status, TokenId token, int num_logprobs,
-                       DeviceSampleResult* result) {
+__device__ void CountToken(const DeviceSampleRow& row, TokenId token) {
+  const int num_seen = *row.num_seen;
+  uint32_t found = 0;  // its index + 1
+  ForEachIndex(num_seen, [&](int i) {
+    if (row.seen[i].token == token) found = static_cast<uint32_t>(i) + 1;
+  });
+  found = BlockMax(found);
+  if (threadIdx.x != 0) return;
+  if (found > 0) {
+    ++row.seen[found - 1].output_count;
+  } else {
+    row.seen[num_seen] = {token, 1};
+    *row.num_seen = num_seen + 1;
+  }
+}
+
+// The row's slot has got this token; -1: none.
+__device__ void KeepToken(const DeviceSampleRow& row, TokenId token) {
+  if (row.last_token == nullptr) return;
+  if (token >= 0 && row.seen != nullptr) CountToken(row, token);
+  if (threadIdx.x == 0) *row.last_token = token;
+}
+
+__device__ void Finish(const DeviceSampleRow& row, SampleStatus status, TokenId token,
+                       int num_logprobs, DeviceSampleResult* result) {
+  KeepToken(row, token);
   if (threadIdx.x != 0) return;
   result->token = token;
   result->status = status;
@@ -57,19 +81,22 @@ __global__ void __launch_bounds__(kSampleThreads, 1) SampleKernel(SampleParams p
   const DeviceSampleRow& row = params.rows[blockIdx.x];
   DeviceSampleResult* result = params.results + blockIdx.x;
 
+  if (row.draft >= 0 && *row.last_token != row.draft) {
+    return Finish(row, SampleStatus::kNoTokenLeft, -1, 0, result);
+  }
   const uint32_t best = ScanLogits(logits, size);
-  if (best == kNonFiniteKey) return Finish(SampleStatus::kNonFiniteLogits, -1, 0, result);
+  if (best == kNonFiniteKey) return Finish(row, SampleStatus::kNonFiniteLogits, -1, 0, result);
   const Scores raw = {logits, size, FromOrderedKey(best)};
   TokenId token = row.forced;
   if (token < 0) {
     token = ChooseToken(MakeScores(logits, size, raw.max, row, room), row, scratch);
   }
-  if (token < 0) return Finish(SampleStatus::kNoTokenLeft, -1, 0, result);
+  if (token < 0) return Finish(row, SampleStatus::kNoTokenLeft, -1, 0, result);
   int num_logprobs = 0;
   if (row.wants_logprob) {
     num_logprobs = WriteLogprobs(raw, token, row.num_logprobs, scratch, result->logprobs);
   }
-  Finish(SampleStatus::kOk, token, num_logprobs, result);
+  Finish(row, SampleStatus::kOk, token, num_logprobs, result);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/slot_memory.h"
 
 // The sampler of docs/sampling.md on the device: the CPU's tokens, noise and log-probabilities, bit
 // for bit. Sums are of integers; a row's result depends on that row alone.
@@ -37,9 +38,12 @@ struct DeviceSampleRow {
   int32_t num_banned = 0;
   int32_t num_biases = 0;
   const TokenBias* biases =
-      nullptr;                       // [num_biases], ascending; equal tokens in the request's order
-  const TokenCount* seen = nullptr;  // [*num_seen], each token once; null: no penalties
-  const int32_t* num_seen = nullptr;
+      nullptr;                 // [num_biases], ascending; equal tokens in the request's order
+  TokenCount* seen = nullptr;  // [*num_seen], each token once; null: no penalties
+  int32_t* num_seen = nullptr;
+  // Of the row's slot, to be replaced by what is chosen, which `seen` then counts. Null: no slot.
+  TokenId* last_token = nullptr;
+  TokenId draft = -1;  // >= 0: nothing is chosen unless it is *last_token
 };
 
 struct DeviceSampleResult {
@@ -65,9 +69,9 @@ void Sample(const SampleParams& params, const Stream& stream);
 // Bytes that PackSampleRows writes for the rows.
 size_t PackedSampleRowsBytes(std::span<const SampleRow> rows);
 
-// Writes the rows and all that they point to to `host` (aligned to 16 bytes), to be copied as it is
-// to `device`; returns the rows there.
-const DeviceSampleRow* PackSampleRows(std::span<const SampleRow> rows, void* host,
-                                      const void* device);
+// Writes the rows and all that they point to besides the slots to `host` (aligned to 16 bytes), to
+// be copied as it is to `device`; returns the rows there.
+const DeviceSampleRow* PackSampleRows(std::span<const SampleRow> rows, const SlotMemory& slots,
+                                      void* host, void* device);
 
 }  // namespace tessera::TESSERA_CUDA_NAMESPACE

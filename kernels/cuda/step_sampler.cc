@@ -8,6 +8,7 @@ namespace tessera::TESSERA_CUDA_NAMESPACE {
 namespace {
 
 constexpr size_t kMinRows = 64;
+constexpr size_t kMinRowBytes = size_t{256} << 10;
 
 void Fill(const DeviceSampleResult& from, SampleResult* to) {
   to->token = from.token;
@@ -18,17 +19,32 @@ void Fill(const DeviceSampleResult& from, SampleResult* to) {
   to->logprobs = to->logprobs.first(num_logprobs);
 }
 
+// A Downloads::Receiver.
+void FillAll(const char* data, size_t size_bytes, void* host) {
+  const auto* from = reinterpret_cast<const DeviceSampleResult*>(data);
+  auto* to = static_cast<SampleResult*>(host);
+  for (size_t i = 0; i < size_bytes / sizeof(*from); ++i) Fill(from[i], to + i);
+}
+
+void Grow(size_t size_bytes, size_t min_bytes, const Stream& stream, DeviceMemory* memory) {
+  if (size_bytes <= memory->size_bytes()) return;
+  stream.Synchronize();  // the old memory's readers and writers
+  *memory = DeviceMemory(std::max({min_bytes, size_bytes, 2 * memory->size_bytes()}));
+}
+
 }  // namespace
 
 void StepSampler::Run(const float* logits, int64_t vocab_size, std::span<const SampleRow> rows,
+                      const SlotMemory& slots, Staging* staging, Downloads* downloads,
                       std::span<SampleResult> results) {
   CHECK_EQ(rows.size(), results.size());
   if (rows.empty()) return;
-  Reserve(rows.size(), vocab_size);
-  char* host = rows_.BeginWrite(PackedSampleRowsBytes(rows));
-  const DeviceSampleRow* device_rows = PackSampleRows(rows, host, rows_.device());
-  rows_.Copy();
-  auto* device_results = reinterpret_cast<DeviceSampleResult*>(device_results_.data());
+  const size_t row_bytes = PackedSampleRowsBytes(rows);
+  Reserve(row_bytes, rows.size(), vocab_size);
+  char* host = staging->Take(row_bytes);
+  const DeviceSampleRow* device_rows = PackSampleRows(rows, slots, host, rows_.data());
+  CopyToDeviceAsync(rows_.data(), host, row_bytes, stream_);
+  auto* device_results = reinterpret_cast<DeviceSampleResult*>(results_.data());
   TESSERA_CUDA_NAMESPACE::Sample({.logits = logits,
                                   .vocab_size = vocab_size,
                                   .rows = device_rows,
@@ -36,33 +52,15 @@ void StepSampler::Run(const float* logits, int64_t vocab_size, std::span<const S
                                   .workspace = workspace_.data(),
                                   .results = device_results},
                                  stream_);
-  CopyToHostAsync(host_results_.data() + outstanding_.size() * sizeof(DeviceSampleResult),
-                  device_results, rows.size() * sizeof(DeviceSampleResult), stream_);
-  for (SampleResult& result : results) outstanding_.push_back(&result);
+  downloads->Add(device_results, rows.size() * sizeof(DeviceSampleResult), results.data(), FillAll);
 }
 
-void StepSampler::Deliver() {
-  const auto* results = reinterpret_cast<const DeviceSampleResult*>(host_results_.data());
-  for (size_t i = 0; i < outstanding_.size(); ++i) Fill(results[i], outstanding_[i]);
-  outstanding_.clear();
-}
-
-void StepSampler::Reserve(size_t num_rows, int64_t vocab_size) {
-  const size_t workspace_bytes =
-      SampleWorkspaceBytes(static_cast<int>(std::max(num_rows, kMinRows)), vocab_size);
-  const size_t result_bytes = num_rows * sizeof(DeviceSampleResult);
-  const size_t outstanding_bytes = outstanding_.size() * sizeof(DeviceSampleResult);
-  if (workspace_bytes <= workspace_.size_bytes() && result_bytes <= device_results_.size_bytes() &&
-      outstanding_bytes + result_bytes <= host_results_.size_bytes()) {
-    return;
-  }
-  stream_.Synchronize();  // the old memory's readers and writers
-  Deliver();
-  const size_t capacity =
-      std::max(kMinRows * sizeof(DeviceSampleResult), 2 * (outstanding_bytes + result_bytes));
-  device_results_ = DeviceMemory(capacity);
-  host_results_ = PinnedMemory(capacity);
-  if (workspace_bytes > workspace_.size_bytes()) workspace_ = DeviceMemory(workspace_bytes);
+void StepSampler::Reserve(size_t row_bytes, size_t num_rows, int64_t vocab_size) {
+  const size_t most_rows = std::max(num_rows, kMinRows);
+  const size_t workspace_bytes = SampleWorkspaceBytes(static_cast<int>(most_rows), vocab_size);
+  Grow(row_bytes, kMinRowBytes, stream_, &rows_);
+  Grow(workspace_bytes, 0, stream_, &workspace_);
+  Grow(most_rows * sizeof(DeviceSampleResult), 0, stream_, &results_);
 }
 
 }  // namespace tessera::TESSERA_CUDA_NAMESPACE

@@ -64,15 +64,15 @@ TEST_F(KvCacheFaultTest, RewritingThePositionClearsIt) {
 
 TEST_F(KvCacheFaultTest, ACopyTakesTheFaultAlongWhereItReachesIt) {
   Store(0, 150, {70});  // offset 6 of page 1
-  cache_.CopyPage({.from = 1, .to = 2, .num_tokens = 6});
+  cache_.RecordCopy({.from = 1, .to = 2, .num_tokens = 6});
   Store(70, 1, {});
   EXPECT_FALSE(IsFaulty(149));
   Store(70, 1, {70});
-  cache_.CopyPage({.from = 1, .to = 2, .num_tokens = 7});
+  cache_.RecordCopy({.from = 1, .to = 2, .num_tokens = 7});
   Store(70, 1, {});
   EXPECT_FALSE(IsFaulty(133));
   EXPECT_TRUE(IsFaulty(134)) << "page 2 now holds it at offset 6";
-  cache_.CopyPage({.from = 1, .to = 2, .num_tokens = 64});
+  cache_.RecordCopy({.from = 1, .to = 2, .num_tokens = 64});
   EXPECT_FALSE(IsFaulty(191)) << "a good page over a faulty one";
 }
 

@@ -36,12 +36,13 @@ std::vector<std::vector<float>> BackendLogits(const GgufFile& file, const ModelC
   const int32_t page_ids[] = {3, 1};
   std::vector<int32_t> rows(kNumTokens);
   std::iota(rows.begin(), rows.end(), 0);
+  std::vector<uint8_t> row_faults(kNumTokens);
   llama.Forward(tokens,
                 {.query_starts = query_starts,
                  .kv_lengths = kv_lengths,
                  .page_starts = page_starts,
                  .page_ids = page_ids},
-                rows, &*cache);
+                rows, &*cache, row_faults.data());
   std::vector<std::vector<float>> logits;
   for (int first = 0; first < kNumTokens; first += Llama::kLogitsRows) {
     const int count = std::min(Llama::kLogitsRows, kNumTokens - first);

@@ -30,6 +30,9 @@ class RaggedStep {
     page_starts_.push_back(static_cast<int32_t>(page_ids_.size()));
   }
 
+  // Instead of the newest row's own.
+  void ReplaceLast(TokenId token) { tokens_.back() = token; }
+
   StepRows Rows() {
     batch_ = {query_starts_, kv_lengths_, page_starts_, page_ids_};
     return {.tokens = tokens_, .batch = &batch_, .selected = selected_};

@@ -1,11 +1,16 @@
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -106,7 +111,97 @@ class Runner {
     return logits;
   }
 
+  struct Choice {
+    TokenId token = -1;
+    std::vector<std::pair<TokenId, uint32_t>> logprob_bits;
+
+    friend bool operator==(const Choice&, const Choice&) = default;
+  };
+
+  // Tokens that sequence 0 chooses after a short prompt, with penalties and noise: counted by the
+  // device in a slot, or by the host; as many steps in flight, each of whose rows then is of a
+  // token that the host does not know yet.
+  std::vector<Choice> Generate(int in_flight, bool is_counted_by_device) {
+    std::deque<Generation> steps;
+    std::map<TokenId, int32_t> counts;
+    std::vector<Choice> choices;
+    for (int i = 0; i < kNumGenerated; ++i) {
+      Generation& step = steps.emplace_back(PagesEach(setup_), setup_.shape.vocab_size);
+      const int end = kShortPrompt + i;
+      step.rows.Add(0, i == 0 ? 0 : end - 1, end, end - 1);
+      if (i > 0) {
+        step.rows.ReplaceLast(in_flight > 1 ? LastTokenOf(kSlot) : choices.back().token);
+      } else {
+        for (const TokenId token : step.rows.Rows().tokens) counts[token] = 0;
+        if (is_counted_by_device) backend_->StartSlot(kSlot, CountList(counts));
+      }
+      LaunchSample(&step, end, is_counted_by_device, CountList(counts));
+      if (i + 1 < in_flight) continue;
+      choices.push_back(AwaitChoice(&steps[choices.size()]));
+      ++counts[choices.back().token];
+    }
+    while (choices.size() < steps.size()) choices.push_back(AwaitChoice(&steps[choices.size()]));
+    return choices;
+  }
+
+  void ReserveSlots() { backend_->ReserveSlots(kSlot + 1, setup_.shape.vocab_size); }
+
  private:
+  static constexpr int kShortPrompt = 20;
+  static constexpr int kNumGenerated = 24;
+  static constexpr int kNumLogprobs = 3;
+  static constexpr int kSlot = 2;
+
+  // A step of which a token is wanted.
+  struct Generation {
+    Generation(int pages_each, int vocab_size) : rows(kNumSequences, pages_each, vocab_size) {}
+
+    RaggedStep rows;
+    std::array<TokenLogprob, kNumLogprobs + 1> logprobs;
+    SampleResult result;
+  };
+
+  static std::vector<TokenCount> CountList(const std::map<TokenId, int32_t>& counts) {
+    std::vector<TokenCount> list;
+    for (const auto& [token, count] : counts) list.push_back({token, count});
+    return list;
+  }
+
+  void LaunchSample(Generation* step, int position, bool is_counted_by_device,
+                    const std::vector<TokenCount>& seen) {
+    SamplingParams params;
+    params.temperature = 0.5f;
+    params.repetition_penalty = 1.1f;
+    params.frequency_penalty = 0.6f;
+    params.presence_penalty = 0.3f;
+    params.seed = 7;
+    params.logit_bias = {{3, 5.0f}, {90, 6.0f}, {155, 4.0f}};  // until they were chosen often
+    SampleRow row;
+    row.params = &params;
+    row.position = position;
+    row.num_logprobs = kNumLogprobs;
+    row.wants_logprob = true;
+    if (is_counted_by_device) {
+      row.slot = kSlot;
+    } else {
+      row.seen = seen;
+    }
+    decoder_.Run(step->rows.Rows());
+    step->result.logprobs = step->logprobs;
+    backend_->Sample(decoder_.logits(), setup_.shape.vocab_size, {&row, 1}, {&step->result, 1});
+    backend_->EndStep();
+  }
+
+  Choice AwaitChoice(Generation* step) {
+    backend_->AwaitStep();
+    Choice choice;
+    choice.token = step->result.token;
+    for (const TokenLogprob& entry : step->result.logprobs) {
+      choice.logprob_bits.emplace_back(entry.token, std::bit_cast<uint32_t>(entry.logprob));
+    }
+    return choice;
+  }
+
   static int PagesEach(const Setup& setup) {
     return (setup.prompt_tokens + setup.decoded_tokens + kPageTokens - 1) / kPageTokens;
   }
@@ -162,6 +257,21 @@ void TestNoAllocations(Runner* runner, const Setup& setup) {
   run();
   Expect(TESSERA_CUDA_NAMESPACE::FreeDeviceBytes() == free_bytes,
          setup.name + ": later steps allocate nothing");
+}
+
+// What the device looks up and counts by itself, in steps that are enqueued before the one before
+// has run, is what the host would have told it.
+void TestStepsInFlight(Runner* runner, const Setup& setup) {
+  runner->ReserveSlots();
+  const auto expected = runner->Generate(1, false);
+  Expect(runner->Generate(1, true) == expected, setup.name + ": counted by the device");
+  Expect(runner->Generate(2, true) == expected, setup.name + ": with two steps in flight");
+  Expect(runner->Generate(2, true) == expected, setup.name + ": and in a slot used before");
+  std::set<TokenId> different;
+  for (const auto& choice : expected) different.insert(choice.token);
+  Expect(different.size() > 3 && different.size() < expected.size() && *different.begin() >= 0,
+         setup.name + ": " + std::to_string(different.size()) + " different tokens of " +
+             std::to_string(expected.size()));
 }
 
 // However a row comes about, its logits have the same bits.
@@ -263,6 +373,7 @@ int Main(const std::string& name, DType type) {
     Runner runner(opened.backend.get(), *setup);
     logits = TestReproducibility(&runner, *setup);
     TestNoAllocations(&runner, *setup);
+    TestStepsInFlight(&runner, *setup);
   }
   if (name != "llama8b") TestAgainstCpu(logits, type, *setup);
   std::printf("%d failed on %s\n", num_failures, std::string(opened.backend->name()).c_str());

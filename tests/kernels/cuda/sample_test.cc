@@ -32,7 +32,7 @@ Answers SampleOnDevice(const Queries& queries) {
   const DeviceMemory packed(PackedSampleRowsBytes(rows));
   std::vector<char> host(packed.size_bytes());
   SampleParams params;
-  params.rows = PackSampleRows(rows, host.data(), packed.data());
+  params.rows = PackSampleRows(rows, SlotMemory(), host.data(), packed.data());
   CopyToDevice(packed.data(), host.data(), host.size());
   const DeviceArray<float> device_logits(logits);
   const int num_rows = static_cast<int>(rows.size());
