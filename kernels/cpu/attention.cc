@@ -99,8 +99,15 @@ void CpuAttention::Run(const AttentionParams& params) {
   float* const parts = parts_.data.get();
   pool_->Run([&](int worker) {
     float* const scratch = scratch_[worker].data.get();
-    for (size_t i; (i = next_item.fetch_add(1, std::memory_order_relaxed)) < items_.size();) {
-      kernel_.run(call, items_[i].item, parts, scratch);
+    const auto claim = [&]() -> const AttentionItem* {
+      const size_t i = next_item.fetch_add(1, std::memory_order_relaxed);
+      return i < items_.size() ? &items_[i].item : nullptr;
+    };
+    // One ahead, so that the end of an item can prefetch the next one's keys.
+    for (const AttentionItem* item = claim(); item != nullptr;) {
+      const AttentionItem* const next = claim();
+      kernel_.run(call, *item, next, parts, scratch);
+      item = next;
     }
     if (merges_.empty()) return;
     pool_->Barrier();

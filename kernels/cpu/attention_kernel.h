@@ -74,8 +74,9 @@ namespace {
 }  // namespace
 
 struct AttentionKernel {
-  // scratch: AttentionScratchFloats, 64-byte aligned.
-  void (*run)(const AttentionCall& call, const AttentionItem& item, float* parts, float* scratch);
+  // scratch: AttentionScratchFloats, 64-byte aligned. next: what this worker runs next, or null.
+  void (*run)(const AttentionCall& call, const AttentionItem& item, const AttentionItem* next,
+              float* parts, float* scratch);
   // Merges the parts of block splits [item.first_split, item.end_split) into `out`.
   void (*merge)(const AttentionCall& call, const AttentionItem& item, const float* parts,
                 float* scratch);

@@ -18,13 +18,15 @@ SIMD_INLINE void ConvertHalfs(const uint16_t* in, int64_t count, float* out) {
   for (int64_t i = 0; i < count; i += 16) Store(out + i, LoadHalf(in + i));
 }
 
-SIMD_INLINE void AttendPage(const Block& block, int64_t tile_index, int64_t end_tile) {
+SIMD_INLINE void AttendPage(const Block& block, int64_t tile_index) {
   const int64_t first_key = tile_index * kTile;
   const int head_dim = block.call->head_dim;
   const uint16_t* k = PageKeys(block, tile_index);
   const uint16_t* v = k + ValueOffset(head_dim);
   if (block.num_packed_rows < kMinRowsToConvert) {
-    const uint16_t* next = tile_index + 1 < end_tile ? PageKeys(block, tile_index + 1) : k;
+    const bool is_last = tile_index + 1 == block.end_tile;
+    const uint16_t* next = is_last ? block.next_k : PageKeys(block, tile_index + 1);
+    if (next == nullptr) next = k;
     const int64_t prefetch_bytes =
         static_cast<int64_t>(reinterpret_cast<intptr_t>(next) - reinterpret_cast<intptr_t>(k));
     AttendTile(block, Tile<uint16_t>{k, v, prefetch_bytes, first_key});
@@ -46,15 +48,13 @@ SIMD_INLINE void ClearParts(const Block& block, float* parts) {
 
 // The tiles of `split` that some row sees.
 SIMD_INLINE void AttendSplit(const Block& block, int64_t split) {
-  const int64_t last_position = block.first_position + (block.num_packed_rows - 1) / block.group;
-  const int64_t end_key = block.call->causal ? last_position + 1 : block.kv_length;
   const int window = block.call->window;
   const int64_t first_key = window > 0 ? block.first_position - window + 1 : 0;
   int64_t tile = split * kSplitTiles;
   int64_t end_tile = tile + kSplitTiles;
   if (tile * kTile < first_key) tile = first_key / kTile;
-  if (end_tile > CeilDiv(end_key, kTile)) end_tile = CeilDiv(end_key, kTile);
-  for (; tile < end_tile; ++tile) AttendPage(block, tile, end_tile);
+  if (end_tile > block.end_tile) end_tile = block.end_tile;
+  for (; tile < end_tile; ++tile) AttendPage(block, tile);
 }
 
 // total = the softmax over total's keys, then part's. An empty side changes no bit of the other.
@@ -106,6 +106,12 @@ SIMD_INLINE Block MakeBlock(const AttentionCall& call, const AttentionItem& item
   block.part_stride = AttentionPartStride(block.padded_dim);
   block.head_offset = KvHeadStride(call.head_dim) * item.kv_head * int64_t{sizeof(uint16_t)};
   block.page_ids = call.page_ids + call.page_starts[item.sequence];
+  const int64_t end_key = call.causal ? block.first_position + item.num_rows : block.kv_length;
+  block.end_tile = CeilDiv(end_key, kTile);
+  if (block.end_tile > item.end_split * int64_t{kSplitTiles}) {
+    block.end_tile = item.end_split * int64_t{kSplitTiles};
+  }
+  block.next_k = nullptr;
   block.k_tile = scratch;
   block.v_tile = block.k_tile + int64_t{kTile} * call.head_dim;
   block.part = block.v_tile + int64_t{kTile} * block.padded_dim;
@@ -129,8 +135,18 @@ SIMD_INLINE void PackQueries(const Block& block, const AttentionItem& item) {
   }
 }
 
-void RunItem(const AttentionCall& call, const AttentionItem& item, float* parts, float* scratch) {
+// The first keys of an item's first split.
+SIMD_INLINE const uint16_t* FirstKeys(const AttentionCall& call, const AttentionItem& item) {
+  const int32_t page =
+      call.page_ids[call.page_starts[item.sequence] + item.first_split * kSplitTiles];
+  return reinterpret_cast<const uint16_t*>(call.pages + page * call.page_bytes) +
+         KvHeadStride(call.head_dim) * item.kv_head;
+}
+
+void RunItem(const AttentionCall& call, const AttentionItem& item, const AttentionItem* next,
+             float* parts, float* scratch) {
   Block block = MakeBlock(call, item, scratch);
+  if (next != nullptr) block.next_k = FirstKeys(call, *next);
   PackQueries(block, item);
   const int64_t split_stride = int64_t{block.num_packed_rows} * block.part_stride;
   if (item.parts >= 0) {

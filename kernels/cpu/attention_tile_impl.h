@@ -54,7 +54,9 @@ struct Block {
   int num_packed_rows;
   int padded_dim;
   int part_stride;
-  int64_t head_offset;  // bytes, of this kv head's K in a page
+  int64_t head_offset;     // bytes, of this kv head's K in a page
+  int64_t end_tile;        // of the item's
+  const uint16_t* next_k;  // where the worker's next item begins, or null
   const int32_t* page_ids;
   float* q;       // [packed rows][head_dim], scaled
   float* part;    // [packed rows][part_stride]: the softmax of the split at hand
