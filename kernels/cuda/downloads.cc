@@ -18,12 +18,11 @@ void Downloads::Add(const void* device, size_t size_bytes, void* host) {
 
 void Downloads::Add(const void* device, size_t size_bytes, void* host, Receiver receiver) {
   if (size_bytes == 0) return;
-  if (used_bytes_ + size_bytes > pinned_.size_bytes()) {
+  const size_t wanted_bytes = used_bytes_ + size_bytes;
+  if (wanted_bytes > pinned_.size_bytes()) {
     stream_.Synchronize();
     Deliver();
-    if (size_bytes > pinned_.size_bytes()) {
-      pinned_ = PinnedMemory(std::max({kMinBytes, size_bytes, 2 * pinned_.size_bytes()}));
-    }
+    pinned_ = PinnedMemory(std::max(kMinBytes, 2 * wanted_bytes));
   }
   pending_.push_back({used_bytes_, size_bytes, host, receiver});
   CopyToHostAsync(pinned_.data() + used_bytes_, device, size_bytes, stream_);
