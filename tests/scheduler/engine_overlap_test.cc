@@ -171,7 +171,6 @@ TEST(EngineOverlapTest, AMoreUrgentRequestTakesThePlaceOfAnother) {
   const auto urgent_sink = harness.Submit(urgent);
   harness.executor.Resume();
   urgent_sink->AwaitFinished();
-  EXPECT_LT(sink->num_tokens(), 100);
   sink->AwaitFinished();
   EXPECT_EQ(sink->output().report.num_preemptions, 1);
   EXPECT_THAT(urgent_sink->output().tokens,
