@@ -175,7 +175,7 @@ void CpuAttention::CutBlocks(const AttentionCall& call) {
       continue;
     }
     block.item.parts = num_part_floats_;
-    num_part_floats_ += num_splits * packed_rows * part_stride;
+    num_part_floats_ += int64_t{num_splits} * packed_rows * part_stride;
     merges_.push_back(block.item);
     PlannedItem cut = {block.cost / num_cuts, block.item};
     for (int64_t i = 0; i < num_cuts; ++i) {

@@ -189,7 +189,7 @@ void CpuLinear::QuantizeTiles(const Band& band, int64_t first_tile, int64_t end_
     for (int64_t r = 0; r < tile_rows; ++r) {
       const int64_t scale = tile_row * num_blocks + r;
       kernels_.quantize(band.x + (tile_row + r) * band.cols, static_cast<int>(num_blocks),
-                        tile_rows * kQuantBlock, tile_rows,
+                        int64_t{tile_rows} * kQuantBlock, tile_rows,
                         rows->q.data() + tile_row * band.cols + r * kQuantBlock,
                         rows->scale.data() + scale, rows->scaled_sum.data() + scale);
     }
