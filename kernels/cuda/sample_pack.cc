@@ -79,7 +79,8 @@ DeviceSampleRow PackRow(const SampleRow& row, bool writes, Packer* packer) {
   std::copy(row.banned.begin(), row.banned.end(), banned);
   WriteBiases(*row.params, biases);
   std::copy(row.seen.begin(), row.seen.end(), seen);
-  *num_seen = static_cast<int32_t>(row.seen.size());
+  const auto count = static_cast<int32_t>(row.seen.size());
+  std::copy_n(&count, 1, num_seen);
   return out;
 }
 
