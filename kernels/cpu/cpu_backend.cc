@@ -3,27 +3,16 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "base/check.h"
 #include "kernels/cpu/cpu_weight.h"
-#include "kernels/cpu/huge_pages.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/zeroed_memory.h"
 
 namespace tessera {
 namespace {
 
-constexpr size_t kAlignment = 64;
-
 // Buffers from here on come from the system: a large KV cache costs memory only as it fills.
 // Smaller ones keep the allocator's overflow checks under AddressSanitizer.
 constexpr size_t kMinMappedBytes = 2 * kHugePageBytes;
-
-void* AllocateZeros(size_t size_bytes) {
-  const size_t rounded = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
-  void* data = std::aligned_alloc(kAlignment, rounded);
-  CHECK(data != nullptr) << "out of memory: " << size_bytes << " bytes";
-  std::memset(data, 0, rounded);
-  return data;
-}
 
 }  // namespace
 

@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 
-#include "base/check.h"
-#include "kernels/cpu/huge_pages.h"
+#include "kernels/cpu/zeroed_memory.h"
 
 namespace tessera {
 namespace {
@@ -16,15 +14,9 @@ constexpr size_t kMinChunkBytes = size_t{64} << 20;
 // Smaller blocks come from the heap, where AddressSanitizer sees their ends.
 constexpr size_t kMinArenaBytes = size_t{64} << 10;
 
-size_t RoundUp(size_t value, size_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
 std::shared_ptr<uint8_t> AllocateFromHeap(size_t size_bytes) {
-  auto* data = static_cast<uint8_t*>(std::aligned_alloc(kCacheLineBytes, size_bytes));
-  CHECK(data != nullptr) << "out of memory for a weight of " << size_bytes << " bytes";
-  std::memset(data, 0, size_bytes);
-  return {data, [](uint8_t* block) { std::free(block); }};
+  return {static_cast<uint8_t*>(AllocateZeros(size_bytes)),
+          [](uint8_t* block) { std::free(block); }};
 }
 
 std::shared_ptr<uint8_t> MapChunk(size_t chunk_bytes) {
@@ -35,10 +27,10 @@ std::shared_ptr<uint8_t> MapChunk(size_t chunk_bytes) {
 }  // namespace
 
 std::shared_ptr<uint8_t> WeightArena::Allocate(size_t size_bytes) {
-  const size_t rounded = RoundUp(size_bytes, kCacheLineBytes);
+  const size_t rounded = (size_bytes + kCacheLineBytes - 1) / kCacheLineBytes * kCacheLineBytes;
   if (rounded < kMinArenaBytes) return AllocateFromHeap(rounded);
   if (chunk_bytes_ - used_bytes_ < rounded) {
-    chunk_bytes_ = RoundUp(std::max(rounded, kMinChunkBytes), kHugePageBytes);
+    chunk_bytes_ = std::max(rounded, kMinChunkBytes);
     chunk_ = MapChunk(chunk_bytes_);
     used_bytes_ = 0;
   }
