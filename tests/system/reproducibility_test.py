@@ -15,6 +15,7 @@ from harness import BIN, Daemon, request, run_at_once
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "reproducibility.json"
 NUM_REQUESTS = 64
 GROWING = 180  # tokens: a sequence that grows over several pages, so that a small pool must preempt
+MAX_SPECULATED_ROUNDS = 20
 NUM_PORTABLE_REQUESTS = 2  # the portable path is plain loops: a few short ones prove it
 
 PROMPTS = [
@@ -132,15 +133,19 @@ class ReproducibilityTest(unittest.TestCase):
                 self.all_at_once(daemon, f"--cpu-isa {isa}")
 
     def test_speculation(self):
+        """How many drafts get a row depends on measured times: ask until enough have been judged."""
+        longest = sorted(range(NUM_REQUESTS), key=lambda k: -len(self.requests[k].text))[:8]
         with Daemon("--speculate", "ngram") as daemon:
             self.all_at_once(daemon, "speculated, 64 at once")
-            for i in sorted(range(NUM_REQUESTS), key=lambda k: -len(self.requests[k].text))[:8]:
-                self.assertEqual(answer_bytes(daemon.generate(self.requests[i])), self.alone[i],
-                                 f"request {i}: speculated, alone")
-            accepted = daemon.metric("vllm:spec_decode_num_accepted_tokens_total")
-            rejected = daemon.metric("vllm:spec_decode_num_draft_tokens_total") - accepted
-            self.assertGreater(accepted, 50)
-            self.assertGreater(rejected, 10)
+            for _ in range(MAX_SPECULATED_ROUNDS):
+                for i in longest:
+                    self.assertEqual(answer_bytes(daemon.generate(self.requests[i])),
+                                     self.alone[i], f"request {i}: speculated, alone")
+                accepted = daemon.metric("vllm:spec_decode_num_accepted_tokens_total")
+                drafted = daemon.metric("vllm:spec_decode_num_draft_tokens_total")
+                if accepted > 50 and drafted - accepted > 10:
+                    return
+            self.fail(f"{accepted} drafts accepted of {drafted}: expected over 50, and over 10 wrong")
 
     def test_portable_path(self):
         with Daemon("--cpu-isa", "portable") as daemon:
