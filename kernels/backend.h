@@ -290,7 +290,7 @@ inline DeviceBuffer::~DeviceBuffer() {
 // Slow and obvious, in double where that is possible: what every other backend is tested against.
 std::unique_ptr<Backend> MakeReferenceBackend();
 
-enum class CpuIsa : uint8_t { kAuto, kPortable, kAvx2, kAvx512, kAvx512Vnni };
+enum class CpuIsa : uint8_t { kAuto, kPortable, kAvx2, kAvx512, kAvx512Vnni, kAmx };
 
 struct CpuBackendOptions {
   int num_threads = 0;  // 0: every CPU this process may use

@@ -15,11 +15,9 @@ struct CpuIsaName {
   const char* name;
   CpuIsa isa;
 };
-inline constexpr CpuIsaName kCpuIsaNames[] = {{"auto", CpuIsa::kAuto},
-                                              {"portable", CpuIsa::kPortable},
-                                              {"avx2", CpuIsa::kAvx2},
-                                              {"avx512", CpuIsa::kAvx512},
-                                              {"vnni", CpuIsa::kAvx512Vnni}};
+inline constexpr CpuIsaName kCpuIsaNames[] = {
+    {"auto", CpuIsa::kAuto},     {"portable", CpuIsa::kPortable}, {"avx2", CpuIsa::kAvx2},
+    {"avx512", CpuIsa::kAvx512}, {"vnni", CpuIsa::kAvx512Vnni},   {"amx", CpuIsa::kAmx}};
 
 // What the operator asked for. Defaults here are the daemon's; docs/operations.md lists them.
 struct ServerOptions {

@@ -25,6 +25,7 @@ const AttentionKernel& KernelFor(CpuIsa isa) {
       return kAttentionAvx2;
     case CpuIsa::kAvx512:
     case CpuIsa::kAvx512Vnni:
+    case CpuIsa::kAmx:
       return kAttentionAvx512;
   }
   return kAttentionPortable;

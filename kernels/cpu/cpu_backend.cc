@@ -33,6 +33,8 @@ std::string_view CpuBackend::name() const {
       return "cpu-avx512";
     case CpuIsa::kAvx512Vnni:
       return "cpu-avx512vnni";
+    case CpuIsa::kAmx:
+      return "cpu-amx";
     case CpuIsa::kPortable:
     case CpuIsa::kAuto:
       break;

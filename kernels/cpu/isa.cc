@@ -1,6 +1,8 @@
 #include "kernels/cpu/isa.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdint>
 
@@ -18,9 +20,14 @@ constexpr uint32_t kLeaf7EbxAvx2 = 1u << 5;
 constexpr uint32_t kLeaf7EbxAvx512 =
     (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F DQ BW VL
 constexpr uint32_t kLeaf7EcxVnni = 1u << 11;
+constexpr uint32_t kLeaf7EdxAmx = (1u << 22) | (1u << 24);  // BF16 TILE
 // What the operating system saves on a context switch: XMM and YMM; opmask and both ZMM halves.
 constexpr uint64_t kXcr0Avx = 0x06;
 constexpr uint64_t kXcr0Avx512 = 0xE6;
+constexpr uint64_t kXcr0Amx = kXcr0Avx512 | 0x60000;  // and the tiles' shapes and data
+// Linux saves tiles only for a process that asked: Documentation/arch/x86/xstate.rst.
+constexpr int kArchReqXcompPerm = 0x1023;
+constexpr int kXfeatureTileData = 18;
 
 uint64_t ReadXcr0() {
   uint32_t low = 0;
@@ -30,6 +37,8 @@ uint64_t ReadXcr0() {
 }
 
 bool HasAll(uint64_t value, uint64_t bits) { return (value & bits) == bits; }
+
+bool AskForTiles() { return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureTileData) == 0; }
 
 CpuIsa DetectIsa() {
   uint32_t eax = 0, ebx = 0, ecx1 = 0, ecx7 = 0, edx = 0;
@@ -41,7 +50,9 @@ CpuIsa DetectIsa() {
   const uint64_t saved_state = ReadXcr0();
   if (!HasAll(ebx, kLeaf7EbxAvx2) || !HasAll(saved_state, kXcr0Avx)) return CpuIsa::kPortable;
   if (!HasAll(ebx, kLeaf7EbxAvx512) || !HasAll(saved_state, kXcr0Avx512)) return CpuIsa::kAvx2;
-  return HasAll(ecx7, kLeaf7EcxVnni) ? CpuIsa::kAvx512Vnni : CpuIsa::kAvx512;
+  if (!HasAll(ecx7, kLeaf7EcxVnni)) return CpuIsa::kAvx512;
+  const bool has_amx = HasAll(edx, kLeaf7EdxAmx) && HasAll(saved_state, kXcr0Amx);
+  return has_amx && AskForTiles() ? CpuIsa::kAmx : CpuIsa::kAvx512Vnni;
 }
 
 // Each path's machines can also run those before it.

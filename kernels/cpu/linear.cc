@@ -14,15 +14,18 @@ namespace {
 constexpr int64_t kMaxBandRows = 256;
 // Up to here each worker quantises all rows for itself, which is cheaper than to meet and share.
 constexpr int64_t kMaxPrivateRows = 8;
-// Up to here weights are unpacked in registers, anew for each tile; above, a chunk at a time into
-// the L1 cache, for all tiles.
-constexpr int64_t kMaxDirectRows = 32;
+// What unpacked weights and their activations leave of the L1 cache is little.
+constexpr int64_t kMaxUnpackedBlocks = 9;
+static_assert(kMaxUnpackedBlocks >= kChunkBlocks);
+// Fewer rows are multiplied faster by VNNI, from registers.
+constexpr int64_t kMinAmxRows = 13;
 // With fewer rows than this for each, workers share the rows and divide the channels alone: each
 // worker must unpack the weights for itself.
 constexpr int64_t kMinRowsPerPart = 64;
 
 const LinearKernels& KernelsFor(CpuIsa isa) {
   switch (ResolveIsa(isa)) {
+    case CpuIsa::kAmx:
     case CpuIsa::kAvx512Vnni:
       return kLinearAvx512Vnni;
     case CpuIsa::kAvx512:
@@ -41,6 +44,13 @@ int64_t ShareBegin(int64_t count, int64_t index, int64_t num_shares) {
   return count * index / num_shares;
 }
 
+// Blocks to unpack at a time: whole chunks, or evenly where there are none.
+int64_t BlocksAtOnce(const BlockLayout& layout, int64_t num_blocks) {
+  if (layout.header_bytes > 0) return kChunkBlocks;
+  const int64_t num_times = (num_blocks + kMaxUnpackedBlocks - 1) / kMaxUnpackedBlocks;
+  return (num_blocks + num_times - 1) / num_times;
+}
+
 // sums: [num_rows][32]. A whole panel's width is known, which saves the calls.
 void CopySums(const float* sums, int64_t num_rows, int64_t num_channels, int64_t out_stride,
               float* out) {
@@ -53,10 +63,7 @@ void CopySums(const float* sums, int64_t num_rows, int64_t num_channels, int64_t
   }
 }
 
-bool AnyQuantized(std::span<const PackedWeight* const> weights) {
-  return std::any_of(weights.begin(), weights.end(),
-                     [](const PackedWeight* weight) { return IsQuantized(weight->type()); });
-}
+bool IsQuantizedWeight(const PackedWeight* weight) { return IsQuantized(weight->type()); }
 
 }  // namespace
 
@@ -69,23 +76,30 @@ struct CpuLinear::Band {
   float* out;  // [num_rows, out_stride]
   int64_t out_stride;
   std::span<const PackedWeight* const> weights;
+  const LinearKernels* kernels;
   bool quantized;  // some weight is
   int64_t num_panels;
   int64_t num_tiles;
   int64_t num_parts;
 
-  int64_t TileBegin(int64_t tile) const { return ShareBegin(num_rows, tile, num_tiles); }
+  // Evenly, those with a row more first.
+  int64_t TileBegin(int64_t tile) const {
+    return tile * (num_rows / num_tiles) + std::min(tile, num_rows % num_tiles);
+  }
   int TileRows(int64_t tile) const {
     return static_cast<int>(TileBegin(tile + 1) - TileBegin(tile));
+  }
+  // Of those up to `end`, the first with fewer rows than `tile`.
+  int64_t EndOfEqualTiles(int64_t tile, int64_t end) const {
+    const int64_t num_larger = num_rows % num_tiles;
+    return tile < num_larger ? std::min(end, num_larger) : end;
   }
   bool is_private() const { return num_rows <= kMaxPrivateRows; }
 
   QuantTile Tile(const QuantizedRows& rows, int64_t tile, int64_t first_block) const {
-    const int64_t row = TileBegin(tile);
-    const int64_t num_blocks = cols / kQuantBlock;
-    const int64_t scale = row * num_blocks + first_block * TileRows(tile);
-    return {rows.q.data() + row * cols + first_block * TileRows(tile) * kQuantBlock,
-            rows.scale.data() + scale, rows.scaled_sum.data() + scale};
+    const int64_t block = TileBegin(tile) * (cols / kQuantBlock) + first_block * TileRows(tile);
+    return {rows.words() + block * kernels->block_words, rows.scale.data() + block,
+            rows.scaled_sum.data() + block};
   }
 };
 
@@ -105,7 +119,7 @@ struct CpuLinear::RowRange {
 
 struct CpuLinear::WorkerScratch {
   alignas(64) float sums[kMaxBandRows * kPanelChannels];  // [rows of a part][32 channels]
-  alignas(64) uint8_t unpacked[kChunkBlocks * kUnpackedBlockBytes];
+  alignas(64) uint8_t unpacked[kMaxUnpackedBlocks * kUnpackedBlockBytes];
   QuantizedRows private_rows;
 
   float* Sums(const Band& band, const RowRange& rows, int64_t tile) {
@@ -113,15 +127,16 @@ struct CpuLinear::WorkerScratch {
   }
 };
 
-void CpuLinear::QuantizedRows::Reserve(int64_t num_rows, int64_t cols) {
-  const auto num_values = static_cast<size_t>(num_rows * cols);
-  if (q.size() >= num_values) return;
-  q.resize(num_values);
-  scale.resize(num_values / kQuantBlock);
-  scaled_sum.resize(num_values / kQuantBlock);
+void CpuLinear::QuantizedRows::Reserve(int64_t num_blocks, int block_words) {
+  const auto size = static_cast<size_t>(num_blocks);
+  q.resize(
+      std::max(q.size(), size * static_cast<size_t>(block_words) / std::size(CacheLine{}.words)));
+  scale.resize(std::max(scale.size(), size));
+  scaled_sum.resize(std::max(scaled_sum.size(), size));
 }
 
-CpuLinear::CpuLinear(WorkerPool* pool, CpuIsa isa) : pool_(pool), kernels_(KernelsFor(isa)) {
+CpuLinear::CpuLinear(WorkerPool* pool, CpuIsa isa)
+    : pool_(pool), kernels_(KernelsFor(isa)), has_amx_(ResolveIsa(isa) == CpuIsa::kAmx) {
   for (int worker = 0; worker < pool->num_threads(); ++worker) {
     scratch_.push_back(std::make_unique<WorkerScratch>());
   }
@@ -135,7 +150,8 @@ void CpuLinear::Run(const float* x, int64_t num_rows, std::span<const PackedWeig
   Band band = {};
   band.cols = weights[0]->cols();
   band.weights = weights;
-  band.quantized = AnyQuantized(weights);
+  band.quantized = std::any_of(weights.begin(), weights.end(), IsQuantizedWeight);
+  const bool all_quantized = std::all_of(weights.begin(), weights.end(), IsQuantizedWeight);
   for (const PackedWeight* weight : weights) {
     CHECK_EQ(weight->cols(), band.cols);
     band.out_stride += weight->rows();
@@ -143,7 +159,9 @@ void CpuLinear::Run(const float* x, int64_t num_rows, std::span<const PackedWeig
   }
   for (int64_t row = 0; row < num_rows; row += kMaxBandRows) {
     band.num_rows = std::min(kMaxBandRows, num_rows - row);
-    band.num_tiles = (band.num_rows + kernels_.tile_rows - 1) / kernels_.tile_rows;
+    const bool use_amx = has_amx_ && all_quantized && band.num_rows >= kMinAmxRows;
+    band.kernels = use_amx ? &kLinearAmx : &kernels_;
+    band.num_tiles = (band.num_rows + band.kernels->tile_rows - 1) / band.kernels->tile_rows;
     band.num_parts = std::clamp<int64_t>(band.num_rows / kMinRowsPerPart, 1, pool_->num_threads());
     band.x = x + row * band.cols;
     band.out = out + row * band.out_stride;
@@ -152,9 +170,12 @@ void CpuLinear::Run(const float* x, int64_t num_rows, std::span<const PackedWeig
 }
 
 void CpuLinear::RunBand(const Band& band) {
-  if (band.quantized && !band.is_private()) shared_rows_.Reserve(band.num_rows, band.cols);
-  if (band.quantized && band.is_private()) {
-    for (auto& scratch : scratch_) scratch->private_rows.Reserve(band.num_rows, band.cols);
+  const int64_t num_blocks = band.quantized ? band.num_rows * (band.cols / kQuantBlock) : 0;
+  if (!band.is_private()) shared_rows_.Reserve(num_blocks, band.kernels->block_words);
+  if (band.is_private()) {
+    for (auto& scratch : scratch_) {
+      scratch->private_rows.Reserve(num_blocks, band.kernels->block_words);
+    }
   }
   pool_->Run([&](int worker) { RunWorker(band, worker); });
 }
@@ -178,6 +199,7 @@ void CpuLinear::RunWorker(const Band& band, int worker) {
     MultiplyPanels(band, RowRange(band, part), *x, std::max<int64_t>(0, first_item - part_item),
                    std::min(band.num_panels, end_item - part_item), scratch);
   }
+  if (band.kernels->release != nullptr) band.kernels->release();
 }
 
 void CpuLinear::QuantizeTiles(const Band& band, int64_t first_tile, int64_t end_tile,
@@ -187,11 +209,11 @@ void CpuLinear::QuantizeTiles(const Band& band, int64_t first_tile, int64_t end_
     const int64_t tile_row = band.TileBegin(tile);
     const int tile_rows = band.TileRows(tile);
     for (int64_t r = 0; r < tile_rows; ++r) {
-      const int64_t scale = tile_row * num_blocks + r;
-      kernels_.quantize(band.x + (tile_row + r) * band.cols, static_cast<int>(num_blocks),
-                        int64_t{tile_rows} * kQuantBlock, tile_rows,
-                        rows->q.data() + tile_row * band.cols + r * kQuantBlock,
-                        rows->scale.data() + scale, rows->scaled_sum.data() + scale);
+      const int64_t block = tile_row * num_blocks + r;
+      band.kernels->quantize(band.x + (tile_row + r) * band.cols, static_cast<int>(num_blocks),
+                             int64_t{tile_rows} * band.kernels->block_words, tile_rows,
+                             rows->words() + block * band.kernels->block_words,
+                             rows->scale.data() + block, rows->scaled_sum.data() + block);
     }
   }
 }
@@ -222,19 +244,19 @@ void CpuLinear::MultiplyPanel(const Band& band, const RowRange& rows, const Quan
   const auto type = static_cast<size_t>(weight.type());
   if (!IsQuantized(weight.type())) {
     for (int64_t tile = rows.first_tile; tile < rows.end_tile; ++tile) {
-      kernels_.dot_float[type][band.TileRows(tile) - 1](panel, band.cols,
-                                                        band.x + band.TileBegin(tile) * band.cols,
-                                                        band.cols, scratch->Sums(band, rows, tile));
+      band.kernels->dot_float[type][band.TileRows(tile) - 1](
+          panel, band.cols, band.x + band.TileBegin(tile) * band.cols, band.cols,
+          scratch->Sums(band, rows, tile));
     }
     return;
   }
   std::fill_n(scratch->sums, rows.num_rows * kPanelChannels, 0.0f);
-  if (rows.num_rows > kMaxDirectRows && kernels_.unpack[type] != nullptr) {
+  if (rows.num_rows > band.kernels->max_direct_rows) {
     MultiplyUnpacked(band, rows, x, weight, panel, scratch);
     return;
   }
   for (int64_t tile = rows.first_tile; tile < rows.end_tile; ++tile) {
-    kernels_.dot_packed[type][band.TileRows(tile) - 1](
+    band.kernels->dot_packed[type][band.TileRows(tile) - 1](
         panel, static_cast<int>(band.cols / kQuantBlock), band.Tile(x, tile, 0),
         scratch->Sums(band, rows, tile));
   }
@@ -244,16 +266,23 @@ void CpuLinear::MultiplyUnpacked(const Band& band, const RowRange& rows, const Q
                                  const CpuWeight& weight, const uint8_t* panel,
                                  WorkerScratch* scratch) const {
   const BlockLayout layout = LayoutOf(weight.type());
-  const auto kind = static_cast<size_t>(UnpackedKind(layout.scales));
+  const auto type = static_cast<size_t>(weight.type());
   const int64_t num_blocks = band.cols / kQuantBlock;
-  for (int64_t block = 0; block < num_blocks; block += kChunkBlocks) {
-    const int count = static_cast<int>(std::min<int64_t>(kChunkBlocks, num_blocks - block));
-    kernels_.unpack[static_cast<size_t>(weight.type())](panel, count, scratch->unpacked);
-    for (int64_t tile = rows.first_tile; tile < rows.end_tile; ++tile) {
-      kernels_.dot_unpacked[kind][band.TileRows(tile) - 1](
-          scratch->unpacked, count, band.Tile(x, tile, block), scratch->Sums(band, rows, tile));
+  const int64_t at_once = BlocksAtOnce(layout, num_blocks);
+  for (int64_t block = 0; block < num_blocks; block += at_once) {
+    const int count = static_cast<int>(std::min(at_once, num_blocks - block));
+    band.kernels->unpack[type](panel, count, scratch->unpacked);
+    panel += layout.header_bytes + count * layout.block_bytes;
+    CacheLines next = {panel, layout.header_bytes + count * layout.block_bytes};
+    for (int64_t tile = rows.first_tile; tile < rows.end_tile;) {
+      const int num_tiles = static_cast<int>(band.EndOfEqualTiles(tile, rows.end_tile) - tile);
+      const QuantTiles tiles = {band.Tile(x, tile, block), num_tiles,
+                                band.TileRows(tile) * num_blocks};
+      band.kernels->dot_unpacked[type][band.TileRows(tile) - 1](
+          scratch->unpacked, count, tiles, next, scratch->Sums(band, rows, tile));
+      next.num_bytes = 0;
+      tile += num_tiles;
     }
-    panel += ChunkBytes(layout);
   }
 }
 

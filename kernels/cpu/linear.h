@@ -41,11 +41,16 @@ class CpuLinear {
 
   // Rows of x as int16 blocks, in tiles (QuantTile) one after the other.
   struct QuantizedRows {
-    std::vector<int16_t> q;         // [rows * cols]
-    std::vector<float> scale;       // [rows * cols / 32]
+    struct alignas(64) CacheLine {
+      int16_t words[32];
+    };
+    std::vector<CacheLine> q;       // [blocks][block_words]
+    std::vector<float> scale;       // [blocks]
     std::vector<float> scaled_sum;  // same
 
-    void Reserve(int64_t num_rows, int64_t cols);
+    void Reserve(int64_t num_blocks, int block_words);
+    int16_t* words() { return q.data()->words; }
+    const int16_t* words() const { return q.data()->words; }
   };
 
   void RunBand(const Band& band);
@@ -62,6 +67,7 @@ class CpuLinear {
 
   WorkerPool* const pool_;
   const LinearKernels& kernels_;
+  const bool has_amx_;         // for bands of many rows
   QuantizedRows shared_rows_;  // quantised by all workers together, each some tiles
   std::vector<std::unique_ptr<WorkerScratch>> scratch_;  // [worker]
 };

@@ -88,10 +88,14 @@ struct Avx2 {
     return _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(p)), _mm256_set1_epi32(0x7FFFFFFF));
   }
   static KERNEL_INLINE Int RoundToInt(Float v) { return _mm256_cvtps_epi32(v); }
-  static KERNEL_INLINE void StoreAs16(Int v, int16_t* p) {
+  template <DType>
+  static KERNEL_INLINE Int ToFactors(Int pairs) {
+    return pairs;
+  }
+  static KERNEL_INLINE void StoreQuants(Int v, int i, int16_t* q) {
     const __m128i packed =
         _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i_u*>(p), packed);
+    _mm_storeu_si128(reinterpret_cast<__m128i_u*>(q + i), packed);
   }
   static KERNEL_INLINE uint32_t ReduceMax32(Int v) {
     __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));

@@ -85,8 +85,12 @@ struct Avx512 {
     return _mm512_and_si512(_mm512_castps_si512(_mm512_loadu_ps(p)), _mm512_set1_epi32(0x7FFFFFFF));
   }
   static KERNEL_INLINE Int RoundToInt(Float v) { return _mm512_cvtps_epi32(v); }
-  static KERNEL_INLINE void StoreAs16(Int v, int16_t* p) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(p), _mm512_cvtepi32_epi16(v));
+  template <DType>
+  static KERNEL_INLINE Int ToFactors(Int pairs) {
+    return pairs;
+  }
+  static KERNEL_INLINE void StoreQuants(Int v, int i, int16_t* q) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(q + i), _mm512_cvtepi32_epi16(v));
   }
   static KERNEL_INLINE uint32_t ReduceMax32(Int v) {
     return static_cast<uint32_t>(_mm512_reduce_max_epi32(v));

@@ -1,5 +1,6 @@
 #include <bit>
 #include <cmath>
+#include <limits>
 
 #include "kernels/cpu/linear_kernels.h"
 #include "kernels/dequantize.h"
@@ -104,6 +105,7 @@ constexpr void AddType(LinearKernels* table) {
 constexpr LinearKernels MakeTable() {
   LinearKernels table;
   table.tile_rows = 1;
+  table.max_direct_rows = std::numeric_limits<int>::max();
   table.quantize = Quantize;
   AddType<DType::kF32>(&table);
   AddType<DType::kF16>(&table);

@@ -181,7 +181,8 @@ void Unpack(const uint8_t* chunk, int num_blocks, uint8_t* out) {
       uint8_t* lanes = out + group * S::kLanes * 4;
       Unroll<kPairs>([&](auto pair) KERNEL_LAMBDA {
         constexpr int kPair = decltype(pair)::value;
-        S::StoreInt(source.template Pair<kPair>(group), lanes + kPair * kWordRowBytes);
+        S::StoreInt(S::template ToFactors<kType>(source.template Pair<kPair>(group)),
+                    lanes + kPair * kWordRowBytes);
       });
       const GroupScales<S> scales = source.LoadScales(group);
       S::StoreFloat(scales.d, lanes + kUnpackedQuantBytes);
@@ -279,6 +280,41 @@ void DotPanel(const uint8_t* weights, int num_blocks, const QuantTile& x, float*
   }
 }
 
+// Asks for all of `lines` in so many steps.
+template <class S>
+class Prefetcher {
+ public:
+  KERNEL_INLINE Prefetcher(CacheLines lines, int num_steps)
+      : next_(lines.begin),
+        end_(lines.begin + lines.num_bytes),
+        bytes_a_step_((lines.num_bytes / kCacheLine / num_steps + 1) * kCacheLine) {}
+
+  KERNEL_INLINE void Step() {
+    if (next_ >= end_) return;
+    for (int i = 0; i < bytes_a_step_; i += kCacheLine) S::Prefetch(next_ + i);
+    next_ += bytes_a_step_;
+  }
+
+ private:
+  const uint8_t* next_;
+  const uint8_t* end_;
+  int bytes_a_step_;
+};
+
+template <class S, ScaleKind kKind, int kRows>
+void DotPanelOfTiles(const uint8_t* blocks, int num_blocks, const QuantTiles& x, CacheLines next,
+                     float* sums) {
+  QuantTile tile = x.first;
+  Prefetcher<S> prefetcher(next, x.num_tiles);
+  for (int i = 0; i < x.num_tiles; ++i, sums += kRows * kPanelChannels) {
+    prefetcher.Step();
+    DotPanel<UnpackedBlocks<S, kKind>, kRows>(blocks, num_blocks, tile, sums);
+    tile.q += x.stride * kQuantBlock;
+    tile.scale += x.stride;
+    tile.scaled_sum += x.stride;
+  }
+}
+
 template <class S, DType kType>
 KERNEL_INLINE typename S::Float LoadElements(const uint8_t* elements) {
   if constexpr (kType == DType::kF32) return S::LoadFloat(elements);
@@ -353,7 +389,7 @@ KERNEL_INLINE float QuantizeBlock(const float* x, int16_t* q, int* sum) {
     typename S::Int integers = S::RoundToInt(S::Mul(S::LoadFloat(x + i), inverse));
     if (!has_values) integers = S::Zero();
     sum_lanes = S::Add32(sum_lanes, integers);
-    S::StoreAs16(integers, q + i);
+    S::StoreQuants(integers, i, q);
   }
   *sum = S::ReduceAdd32(sum_lanes);
   if (!is_finite) return FloatFromBits(kFloatNanBits);
@@ -378,7 +414,9 @@ template <class S, DType kType, int kRows>
 constexpr void AddRows(LinearKernels* table) {
   constexpr int kIndex = static_cast<int>(kType);
   if constexpr (IsQuantized(kType)) {
+    constexpr ScaleKind kUnpacked = UnpackedKind(LayoutOf(kType).scales);
     table->dot_packed[kIndex][kRows - 1] = DotPanel<PackedBlocks<S, kType>, kRows>;
+    table->dot_unpacked[kIndex][kRows - 1] = DotPanelOfTiles<S, kUnpacked, kRows>;
   } else {
     table->dot_float[kIndex][kRows - 1] = DotFloatPanel<S, kType, kRows>;
   }
@@ -391,17 +429,11 @@ constexpr void AddType(LinearKernels* table) {
   if constexpr (IsQuantized(kType)) table->unpack[static_cast<int>(kType)] = Unpack<S, kType>;
 }
 
-template <class S, ScaleKind kKind, int kRows = 1>
-constexpr void AddUnpacked(LinearKernels* table) {
-  table->dot_unpacked[static_cast<int>(kKind)][kRows - 1] =
-      DotPanel<UnpackedBlocks<S, kKind>, kRows>;
-  if constexpr (kRows < S::kTileRows) AddUnpacked<S, kKind, kRows + 1>(table);
-}
-
 template <class S>
 constexpr LinearKernels MakeTable() {
   LinearKernels table;
   table.tile_rows = S::kTileRows;
+  table.max_direct_rows = 32;
   table.quantize = Quantize<S>;
   AddType<S, DType::kF32>(&table);
   AddType<S, DType::kF16>(&table);
@@ -414,9 +446,6 @@ constexpr LinearKernels MakeTable() {
   AddType<S, DType::kQ4_K>(&table);
   AddType<S, DType::kQ5_K>(&table);
   AddType<S, DType::kQ6_K>(&table);
-  AddUnpacked<S, ScaleKind::kHalf>(&table);
-  AddUnpacked<S, ScaleKind::kHalfMinimum>(&table);
-  AddUnpacked<S, ScaleKind::kSuperTwo>(&table);
   return table;
 }
 

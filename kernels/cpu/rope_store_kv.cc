@@ -20,6 +20,7 @@ const RopeStoreKvKernel& KernelFor(CpuIsa isa) {
       return kRopeStoreKvAvx2;
     case CpuIsa::kAvx512:
     case CpuIsa::kAvx512Vnni:
+    case CpuIsa::kAmx:
       return kRopeStoreKvAvx512;
   }
   return kRopeStoreKvPortable;

@@ -10,6 +10,7 @@ const RowKernels& KernelsFor(CpuIsa isa) {
   switch (isa) {
     case CpuIsa::kAvx512:
     case CpuIsa::kAvx512Vnni:
+    case CpuIsa::kAmx:
       return kRowKernelsAvx512;
     case CpuIsa::kAvx2:
       return kRowKernelsAvx2;

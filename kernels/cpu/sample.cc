@@ -13,6 +13,7 @@ const SampleKernels& KernelsFor(CpuIsa isa) {
   switch (isa) {
     case CpuIsa::kAvx512:
     case CpuIsa::kAvx512Vnni:
+    case CpuIsa::kAmx:
       return kSampleKernelsAvx512;
     case CpuIsa::kAvx2:
       return kSampleKernelsAvx2;

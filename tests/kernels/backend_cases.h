@@ -35,6 +35,7 @@ inline std::vector<BackendCase> CpuCases() {
   if (IsSupported(CpuIsa::kAvx2)) cases.push_back(CpuCase("avx2", CpuIsa::kAvx2));
   if (IsSupported(CpuIsa::kAvx512)) cases.push_back(CpuCase("avx512", CpuIsa::kAvx512));
   if (IsSupported(CpuIsa::kAvx512Vnni)) cases.push_back(CpuCase("vnni", CpuIsa::kAvx512Vnni));
+  if (IsSupported(CpuIsa::kAmx)) cases.push_back(CpuCase("amx", CpuIsa::kAmx));
   return cases;
 }
 

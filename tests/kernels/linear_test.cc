@@ -114,7 +114,8 @@ bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
 
 std::vector<CpuIsa> SupportedIsas() {
   std::vector<CpuIsa> isas;
-  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Vnni}) {
+  for (CpuIsa isa :
+       {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Vnni, CpuIsa::kAmx}) {
     if (IsSupported(isa)) isas.push_back(isa);
   }
   return isas;
@@ -260,7 +261,7 @@ TEST_P(LinearTest, EveryInstructionSetGivesTheSameBits) {
       const std::vector<float> portable =
           Multiply({.isa = CpuIsa::kPortable}, x.data(), kM, *weight);
       for (CpuIsa isa : SupportedIsas()) {
-        for (int64_t m : {int64_t{1}, int64_t{4}, kM}) {
+        for (int64_t m : {int64_t{1}, int64_t{4}, int64_t{13}, int64_t{16}, int64_t{29}, kM}) {
           const std::vector<float> first(portable.begin(), portable.begin() + m * rows);
           EXPECT_TRUE(SameBits(Multiply({.isa = isa}, x.data(), m, *weight), first))
               << "isa " << static_cast<int>(isa) << " cols " << cols << " rows " << rows << " M "
@@ -268,6 +269,45 @@ TEST_P(LinearTest, EveryInstructionSetGivesTheSameBits) {
         }
       }
     }
+  }
+}
+
+// Every quant the same, all bits of it set or some: the largest dots that a format can have.
+Bytes UniformRows(DType type, int64_t rows, int64_t cols) {
+  constexpr uint8_t kPatterns[] = {0x00, 0xFF, 0x80, 0x7F, 0x88, 0x77, 0xF0, 0x0F};
+  Bytes bytes = RandomRows(type, rows, cols, 15);
+  const Bytes scales = bytes;
+  const auto block_bytes = static_cast<size_t>(BlockBytes(type));
+  const size_t row_bytes = RowBytes(type, cols);
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = std::byte{kPatterns[i / row_bytes % std::size(kPatterns)]};
+  }
+  for (size_t block = 0; block < bytes.size(); block += block_bytes) {
+    for (int offset : HalfOffsets(type)) {
+      const size_t at = block + static_cast<size_t>(offset);
+      std::memcpy(&bytes[at], &scales[at], sizeof(uint16_t));
+    }
+  }
+  return bytes;
+}
+
+TEST_P(LinearTest, TheLargestDotsAreExactOnEveryPath) {
+  const DType type = GetParam();
+  if (!IsQuantized(type)) GTEST_SKIP() << "no integers";
+  constexpr int64_t kRows = 64;
+  constexpr int64_t kM = 16;
+  const int64_t cols = ColsToTry(type).back();
+  const auto weight = MakeWeight(type, kRows, cols, UniformRows(type, kRows, cols));
+  // Of one sign, and with every low byte: the integers run from 32639 down to some 32000.
+  std::vector<float> x(static_cast<size_t>(kM * cols));
+  for (size_t i = 0; i < x.size(); ++i) {
+    const float magnitude = 1.0f - static_cast<float>(i % 32 * (i / 32 % 3)) * 0x1p-12f;
+    x[i] = static_cast<int64_t>(i) / cols % 2 == 0 ? magnitude : -magnitude;
+  }
+  const std::vector<float> portable = Multiply({.isa = CpuIsa::kPortable}, x.data(), kM, *weight);
+  for (CpuIsa isa : SupportedIsas()) {
+    EXPECT_TRUE(SameBits(Multiply({.isa = isa}, x.data(), kM, *weight), portable))
+        << "isa " << static_cast<int>(isa);
   }
 }
 

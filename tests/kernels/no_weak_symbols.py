@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 
-SIMD_OBJECT = re.compile(r"_(avx2|avx512|vnni)\.cc\.o$")
+SIMD_OBJECT = re.compile(r"_(avx2|avx512|vnni|amx)\.cc\.o$")
 MERGEABLE = {"W", "V", "u"}  # weak functions, weak objects, unique globals; lower-case w: undefined
 
 

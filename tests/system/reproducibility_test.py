@@ -79,6 +79,8 @@ def isa_paths():
         paths.append("avx512")
         if "avx512_vnni" in flags:
             paths.append("vnni")
+            if {"amx_tile", "amx_bf16"} <= flags:
+                paths.append("amx")
     return paths
 
 
