@@ -77,16 +77,19 @@ KvCache::KvCache(Backend* backend, const KvSpec& spec, int num_layers, int num_p
       spec_(spec),
       num_layers_(num_layers),
       num_pages_(num_pages),
-      layer_bytes_(backend->KvPageBytes(spec) * static_cast<size_t>(num_pages)),
+      page_bytes_(backend->KvPageBytes(spec)),
       memory_(std::move(memory)),
-      first_fault_(static_cast<size_t>(num_pages), uint8_t{kPageTokens}) {}
+      first_fault_(static_cast<size_t>(num_pages), uint8_t{kPageTokens}) {
+  CHECK_LE(int64_t{num_pages} * num_layers, std::numeric_limits<PageId>::max());
+}
 
 void KvCache::CopyPage(const PageCopy& copy) {
   CHECK(copy.from >= 0 && copy.from < num_pages_) << "page " << copy.from << " of " << num_pages_;
   CHECK(copy.to >= 0 && copy.to < num_pages_) << "page " << copy.to << " of " << num_pages_;
   CHECK(copy.num_tokens >= 0 && copy.num_tokens <= kPageTokens) << copy.num_tokens << " tokens";
   for (int i = 0; i < num_layers_; ++i) {
-    backend_->CopyPage(spec_, layer(i), copy.from, copy.to, copy.num_tokens);
+    backend_->CopyPage(spec_, layer(i), IndexInLayer(copy.from), IndexInLayer(copy.to),
+                       copy.num_tokens);
   }
 }
 

@@ -33,7 +33,11 @@ class KvCache {
 
   const KvSpec& spec() const { return spec_; }
   int num_pages() const { return num_pages_; }
-  std::byte* layer(int index) const { return memory_.As<std::byte>() + index * layer_bytes_; }
+  // A page's layers lie side by side: a page takes up memory, which comes by 2 MB where there are
+  // huge pages, in one place and not in as many as there are layers. So layer `index`, as a backend
+  // sees it, has its pages at every IndexInLayer.
+  std::byte* layer(int index) const { return memory_.As<std::byte>() + index * page_bytes_; }
+  PageId IndexInLayer(PageId page) const { return page * num_layers_; }
 
   // On the device. What it does to faults RecordCopy records, in the order of the steps and before
   // RecordFaults of its own.
@@ -56,7 +60,7 @@ class KvCache {
   KvSpec spec_;
   int num_layers_;
   int num_pages_;
-  size_t layer_bytes_;
+  size_t page_bytes_;  // of one layer
   DeviceBuffer memory_;
   std::vector<uint8_t> first_fault_;  // [num_pages]: offset in the page, kPageTokens for none
   int num_faulty_pages_ = 0;

@@ -149,11 +149,11 @@ StepTicket ModelRunner::Launch(const StepInput& input) {
   CHECK_LT(launched_ - awaited_, flights_.size()) << "steps in flight";
   CheckInput(input);
   StepFlight& flight = FlightOf(++launched_);
-  flight.Take(input);
+  flight.Take(input, cache_);
   for (const SlotStart& start : input.slot_starts) StartSlot(start);
   for (const PageCopy& copy : input.page_copies) cache_.CopyPage(copy);
   if (!input.tokens.empty()) {
-    llama_.Forward(input.tokens, flight.batch(), flight.sampled_rows(), &cache_,
+    llama_.Forward(input.tokens, flight.layer_batch(), flight.sampled_rows(), &cache_,
                    flight.row_faults().data());
   }
   const int num_samples = static_cast<int>(input.samples.size());

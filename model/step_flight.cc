@@ -23,13 +23,14 @@ StepFlight::StepFlight(const ExecutorLimits& limits)
   kv_lengths_.reserve(max_sequences);
   page_starts_.reserve(max_sequences + 1);
   page_ids_.reserve(static_cast<size_t>(limits.num_pages) + max_sequences);
+  layer_page_ids_.reserve(page_ids_.capacity());
   page_copies_.reserve(max_sequences);
   samples_.reserve(results_.size());
   sampled_rows_.reserve(results_.size());
   sampled_sequences_.reserve(results_.size());
 }
 
-void StepFlight::Take(const StepInput& input) {
+void StepFlight::Take(const StepInput& input, const KvCache& cache) {
   Assign(input.query_starts, &query_starts_);
   Assign(input.kv_lengths, &kv_lengths_);
   Assign(input.page_starts, &page_starts_);
@@ -38,6 +39,10 @@ void StepFlight::Take(const StepInput& input) {
             .kv_lengths = kv_lengths_,
             .page_starts = page_starts_,
             .page_ids = page_ids_};
+  layer_page_ids_.clear();
+  for (const PageId page : input.page_ids) layer_page_ids_.push_back(cache.IndexInLayer(page));
+  layer_batch_ = batch_;
+  layer_batch_.page_ids = layer_page_ids_;
   Assign(input.page_copies, &page_copies_);
   Assign(input.samples, &samples_);
   for (size_t i = 0; i < samples_.size(); ++i) {

@@ -6,6 +6,7 @@
 
 #include "kernels/backend.h"
 #include "model/executor.h"
+#include "model/kv_cache.h"
 
 namespace tessera {
 
@@ -21,9 +22,11 @@ class StepFlight {
   StepFlight(StepFlight&&) = default;
 
   // Forgets the step before.
-  void Take(const StepInput& input);
+  void Take(const StepInput& input, const KvCache& cache);
 
   const SequenceBatch& batch() const { return batch_; }
+  // The same with pages as each layer of the cache counts them.
+  const SequenceBatch& layer_batch() const { return layer_batch_; }
   std::span<const PageCopy> page_copies() const { return page_copies_; }
   // Without the tokens banned.
   std::span<const SampleRequest> samples() const { return samples_; }
@@ -45,7 +48,9 @@ class StepFlight {
   std::vector<int32_t> kv_lengths_;
   std::vector<int32_t> page_starts_;
   std::vector<PageId> page_ids_;
+  std::vector<PageId> layer_page_ids_;
   SequenceBatch batch_;  // of these
+  SequenceBatch layer_batch_;
   std::vector<PageCopy> page_copies_;
   std::vector<SampleRequest> samples_;
   std::vector<int32_t> sampled_rows_;

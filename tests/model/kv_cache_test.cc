@@ -87,7 +87,7 @@ TEST(KvCacheTest, CopiesInEveryLayer) {
   }
   cache->CopyPage({.from = 0, .to = 1, .num_tokens = kPageTokens});
   for (int layer = 0; layer < 3; ++layer) {
-    const std::byte* copy = cache->layer(layer) + page_bytes;
+    const std::byte* copy = cache->layer(layer) + cache->IndexInLayer(1) * page_bytes;
     EXPECT_EQ(std::count(copy, copy + page_bytes, static_cast<std::byte>(layer + 1)),
               static_cast<std::ptrdiff_t>(page_bytes));
   }

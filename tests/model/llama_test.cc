@@ -33,7 +33,7 @@ std::vector<std::vector<float>> BackendLogits(const GgufFile& file, const ModelC
   const int32_t query_starts[] = {0, kNumTokens};
   const int32_t kv_lengths[] = {kNumTokens};
   const int32_t page_starts[] = {0, 2};
-  const int32_t page_ids[] = {3, 1};
+  const int32_t page_ids[] = {cache->IndexInLayer(3), cache->IndexInLayer(1)};
   std::vector<int32_t> rows(kNumTokens);
   std::iota(rows.begin(), rows.end(), 0);
   std::vector<uint8_t> row_faults(kNumTokens);
