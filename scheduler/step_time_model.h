@@ -20,8 +20,8 @@ struct StepWork {
 };
 
 // Predicts a step's time from its work, t = a + b rows + c pairs, with coefficients learnt from the
-// steps that ran: recursive least squares of the relative error, forgetting old steps (Haykin,
-// Adaptive Filter Theory, chapter 10). Times choose how much a step computes, never what comes out.
+// steps that ran: the least squares of the relative error, none negative, in which later steps fade
+// earlier ones of like size. Times choose how much a step computes, never what comes out.
 class StepTimeModel {
  public:
   void Observe(const StepWork& work, TimeNs time);
@@ -35,13 +35,26 @@ class StepTimeModel {
  private:
   static constexpr int kMinObserved = 8;
   static constexpr int kNumTerms = 3;
+  static constexpr int kNumSizes = 16;  // by the bit width of the number of rows
   using Vector = std::array<double, kNumTerms>;
+
+  // Sums over steps, each step's terms divided by its time, so that they should add up to 1.
+  struct Sums {
+    std::array<Vector, kNumTerms> products = {};
+    Vector terms = {};
+
+    void Add(const Sums& other);
+  };
 
   static Vector Terms(const StepWork& work);
 
-  Vector coefficients_ = {};  // ms of each term
-  // The inverse of the terms' weighted correlation: how unsure each coefficient still is.
-  std::array<Vector, kNumTerms> covariance_ = {{{1e6, 0, 0}, {0, 1e6, 0}, {0, 0, 1e6}}};
+  void Fit();
+  double PredictMs(const StepWork& work) const;
+
+  Vector coefficients_ = {};  // ms of each term, were slowness_ 1
+  double slowness_ = 1;       // of the machine at the moment, which moves all terms alike
+  std::array<Sums, kNumSizes> sums_;
+  double longest_ms_ = 0;
   int num_observed_ = 0;
 };
 

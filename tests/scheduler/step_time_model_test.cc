@@ -76,6 +76,31 @@ TEST(StepTimeModel, KeepsWhatItKnowsOverManyStepsAllAlike) {
   EXPECT_NEAR(static_cast<double>(model.Predict(chunk)), expected, 0.3 * expected);
 }
 
+// A daemon's first prompts: full steps, then one that decodes beside fewer rows and is held up.
+TEST(StepTimeModel, AStepThatIsHeldUpDoesNotTurnFewerRowsIntoMoreTime) {
+  StepTimeModel model;
+  for (int depth = 0; depth < 1024; depth += 128) {
+    StepWork full;
+    full.AddRows(depth, 128);
+    model.Observe(full, TrueTime(full));
+  }
+  StepWork mixed;
+  mixed.AddRows(1024, 2);
+  mixed.AddRows(0, 90);
+  model.Observe(mixed, TrueTime(mixed, 3.0));
+  StepWork decodes;
+  decodes.AddRows(1024, 2);
+  for (int i = 0; i < 20; ++i) {
+    StepWork full;
+    full.AddRows(1024 + i, 2);
+    full.AddRows(100 * i, 126);
+    const auto expected = static_cast<double>(TrueTime(full));
+    EXPECT_NEAR(static_cast<double>(model.Predict(full)), expected, 0.2 * expected);
+    EXPECT_LT(model.Predict(decodes), TrueTime(full) / 4);
+    model.Observe(full, TrueTime(full));
+  }
+}
+
 TEST(StepTimeModel, IsReadyAfterAFewStepsAndIgnoresStepsWithoutTime) {
   StepTimeModel model;
   StepWork work;
