@@ -200,6 +200,37 @@ void BM_Matrix(benchmark::State& state, DType type, CpuIsa isa) {
   return static_cast<int>(total[0]);
 }
 
+// Four tiles of sums hide the latency of products of full tiles.
+[[gnu::target("amx-tile,amx-bf16")]] void ChainsAmx(int64_t steps) {
+  struct alignas(64) Shapes {
+    uint8_t palette = 1;
+    uint8_t start_row = 0;
+    uint8_t reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16};
+  };
+  static constexpr Shapes kShapes;
+  alignas(64) uint16_t values[512];  // from 1 to 2: zeros would draw less power
+  for (int i = 0; i < 512; ++i) values[i] = static_cast<uint16_t>(0x3F80 + i % 128);
+  _tile_loadconfig(&kShapes);
+  _tile_loadd(0, values, 64);
+  _tile_loadd(1, values, 64);
+  for (int64_t i = 0; i < steps; ++i) {
+    _tile_dpbf16ps(2, 0, 1);
+    _tile_dpbf16ps(3, 0, 1);
+    _tile_dpbf16ps(4, 0, 1);
+    _tile_dpbf16ps(5, 0, 1);
+  }
+  _tile_release();
+}
+
+void BM_Bf16TilePeak(benchmark::State& state) {
+  constexpr int64_t kSteps = 10000;
+  WorkerPool pool(static_cast<int>(state.range(0)));
+  for (auto _ : state) pool.Run([&](int) { ChainsAmx(kSteps); });
+  SetRates(state, 0, 2.0 * 4 * kSteps * 16 * 16 * 32 * pool.num_threads());
+}
+
 void BM_Int16Peak(benchmark::State& state, CpuIsa isa) {
   constexpr int64_t kSteps = 100000;
   WorkerPool pool(static_cast<int>(state.range(0)));
@@ -253,7 +284,11 @@ benchmark::internal::Benchmark* Register(const std::string& name, int threads, A
 void RegisterPath(const std::string& path, CpuIsa isa, int threads) {
   if (!IsSupported(isa)) return;
   const std::vector<std::string> arg_names = {"threads", "M"};
-  Register("int16_peak/" + path, threads, BM_Int16Peak, isa)->Arg(threads)->ArgName("threads");
+  if (isa == CpuIsa::kAmx) {
+    Register("bf16_tile_peak/" + path, threads, BM_Bf16TilePeak)->Arg(threads)->ArgName("threads");
+  } else {
+    Register("int16_peak/" + path, threads, BM_Int16Peak, isa)->Arg(threads)->ArgName("threads");
+  }
   auto* model = Register("smollm2_step/" + path, threads, BM_Model, isa)->ArgNames(arg_names);
   for (int num_rows : {1, 2, 4, 8, 16, 32, 128, 512}) model->Args({threads, num_rows});
   for (DType type : kAllDTypes) {
