@@ -11,10 +11,14 @@ constexpr double kNsPerMs = 1e6;
 constexpr double kMemory = 0.9;  // weight that a step keeps after another one of like size
 constexpr int kNumSweeps = 20;   // of coordinate descent, from the fit before
 constexpr double kSlownessStep = 0.05;
+constexpr double kSlownessLeak = 0.003;
 constexpr double kLeastMs = 1e-6;
 // A step that takes much longer than predicted was mostly held up by something else, such as memory
-// that the system had to find: it counts as one that took so many times longer.
+// that the system had to find, and one after a late look at the clock seems short: they count as
+// ones that took so many times longer, or shorter.
 constexpr double kMaxDelay = 1.3;
+// Beyond this a step is left out, and after some in a row everything is learnt anew.
+constexpr double kStrange = 8;
 
 }  // namespace
 
@@ -36,9 +40,18 @@ void StepTimeModel::Observe(const StepWork& work, TimeNs time) {
   double ms = static_cast<double>(time) / kNsPerMs;
   if (is_ready()) {
     const double predicted = PredictMs(work);
-    ms = std::min(ms, kMaxDelay * predicted);
-    slowness_ *= 1.0 + kSlownessStep * (ms / predicted - 1.0);
-    ms /= slowness_;
+    if (ms > kStrange * predicted || predicted > kStrange * ms) {
+      if (++num_strange_ < kMinObserved) return;
+      *this = StepTimeModel();
+    } else {
+      num_strange_ = 0;
+      ms = std::clamp(ms, predicted / kMaxDelay, predicted * kMaxDelay);
+      // At the least squares of 1 - r this moves by 0 in the mean; the leak takes back what chance
+      // adds.
+      const double r = predicted / ms;
+      slowness_ += slowness_ * kSlownessStep * (1.0 - r) * r + kSlownessLeak * (1.0 - slowness_);
+      ms /= slowness_;
+    }
   }
   longest_ms_ = std::max(longest_ms_, ms);
   Vector terms = Terms(work);

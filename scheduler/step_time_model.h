@@ -56,6 +56,7 @@ class StepTimeModel {
   std::array<Sums, kNumSizes> sums_;
   double longest_ms_ = 0;
   int num_observed_ = 0;
+  int num_strange_ = 0;  // in a row
 };
 
 }  // namespace tessera

@@ -76,6 +76,47 @@ TEST(StepTimeModel, KeepsWhatItKnowsOverManyStepsAllAlike) {
   EXPECT_NEAR(static_cast<double>(model.Predict(chunk)), expected, 0.3 * expected);
 }
 
+// Decoding alone for minutes, with every step's time off by chance, must not shift the rest.
+TEST(StepTimeModel, NoiseDoesNotDrift) {
+  std::mt19937 engine(4);
+  std::uniform_real_distribution<double> noise(0.8, 1.2);
+  StepTimeModel model;
+  StepWork full;
+  full.AddRows(0, 128);
+  StepWork decode;
+  decode.AddRows(500, 1);
+  for (int i = 0; i < 20; ++i) model.Observe(full, TrueTime(full, noise(engine)));
+  for (int i = 0; i < 50'000; ++i) model.Observe(decode, TrueTime(decode, noise(engine)));
+  for (const StepWork& work : {full, decode}) {
+    const auto expected = static_cast<double>(TrueTime(work));
+    EXPECT_NEAR(static_cast<double>(model.Predict(work)), expected, 0.3 * expected);
+  }
+}
+
+TEST(StepTimeModel, LeavesOutAStepThatSeemsToTakeNoTime) {
+  std::mt19937 engine(5);
+  StepTimeModel model;
+  for (int i = 0; i < 100; ++i) {
+    const StepWork work = RandomWork(&engine);
+    model.Observe(work, TrueTime(work, i % 20 == 19 ? 0.02 : 1.0));
+  }
+  const StepWork work = RandomWork(&engine);
+  const auto expected = static_cast<double>(TrueTime(work));
+  EXPECT_NEAR(static_cast<double>(model.Predict(work)), expected, 0.05 * expected);
+}
+
+TEST(StepTimeModel, LearnsAnewOnAMachineLikeNoneBefore) {
+  std::mt19937 engine(6);
+  StepTimeModel model;
+  for (int i = 0; i < 200; ++i) {
+    const StepWork work = RandomWork(&engine);
+    model.Observe(work, TrueTime(work, i < 50 ? 1.0 : 50.0));
+  }
+  const StepWork work = RandomWork(&engine);
+  const auto expected = static_cast<double>(TrueTime(work, 50.0));
+  EXPECT_NEAR(static_cast<double>(model.Predict(work)), expected, 0.05 * expected);
+}
+
 // A daemon's first prompts: full steps, then one that decodes beside fewer rows and is held up.
 TEST(StepTimeModel, AStepThatIsHeldUpDoesNotTurnFewerRowsIntoMoreTime) {
   StepTimeModel model;
