@@ -39,7 +39,7 @@ class CpuLinear {
   struct RowRange;
   struct WorkerScratch;
 
-  // Rows of x as int16 blocks, in tiles (QuantTile) one after the other.
+  // Rows of x as blocks of int16 or, for AMX, bf16 pairs, in tiles (QuantTile) one after the other.
   struct QuantizedRows {
     struct alignas(64) CacheLine {
       int16_t words[32];
@@ -55,8 +55,8 @@ class CpuLinear {
 
   void RunBand(const Band& band);
   void RunWorker(const Band& band, int worker);
-  void QuantizeTiles(const Band& band, int64_t first_tile, int64_t end_tile,
-                     QuantizedRows* rows) const;
+  void QuantizeRows(const Band& band, int64_t first_row, int64_t end_row,
+                    QuantizedRows* rows) const;
   void MultiplyPanels(const Band& band, const RowRange& rows, const QuantizedRows& x,
                       int64_t first_panel, int64_t end_panel, WorkerScratch* scratch) const;
   void MultiplyPanel(const Band& band, const RowRange& rows, const QuantizedRows& x,
@@ -68,7 +68,7 @@ class CpuLinear {
   WorkerPool* const pool_;
   const LinearKernels& kernels_;
   const bool has_amx_;         // for bands of many rows
-  QuantizedRows shared_rows_;  // quantised by all workers together, each some tiles
+  QuantizedRows shared_rows_;  // quantised by all workers together, each some rows
   std::vector<std::unique_ptr<WorkerScratch>> scratch_;  // [worker]
 };
 

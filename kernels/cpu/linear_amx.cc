@@ -222,6 +222,8 @@ KERNEL_INLINE void AddScaledDots(const TileDots& dots, const float* scale, const
 
 // Tiles multiply for product n + 2 and give up the dots of product n + 1 while vectors scale those
 // of product n, so that nothing waits for what it has just asked for.
+//
+// GCC does not know what tiles load: nothing here may write it.
 template <ScaleKind kKind, bool kApart, int kRows>
 void DotTiles(const uint8_t* blocks, int num_blocks, const QuantTiles& x, CacheLines next,
               float* sums) {
@@ -260,22 +262,30 @@ void DotTiles(const uint8_t* blocks, int num_blocks, const QuantTiles& x, CacheL
   }
 }
 
-// |256 a + b| <= 32639 and |256 a|, |b| are at most 32512 and 128.
-constexpr bool DotsFitFp32(DType type) {
-  const int max_weight = type == DType::kQ8_0                            ? 128
-                         : type == DType::kQ6_K                          ? 32
-                         : type == DType::kQ5_0                          ? 16
-                         : LayoutOf(type).quants == QuantKind::kFiveBits ? 31
-                                                                         : 15;
-  const int depth = type == DType::kQ6_K ? kQuantBlock / 2 : kQuantBlock;
-  return int64_t{32512 + 128} * max_weight * depth <= 1 << 24;
+constexpr int LargestWeight(const BlockLayout& layout) {
+  switch (layout.quants) {
+    case QuantKind::kBytes:
+      return 128;
+    case QuantKind::kSixBits:
+      return 32;
+    case QuantKind::kFiveBits:
+      return layout.is_signed ? 16 : 31;
+    case QuantKind::kNibbles:
+      return layout.is_signed ? 8 : 15;
+  }
+}
+
+// 256 a is at most 32512 and b 128, either way, so this bounds every sum on the way.
+constexpr bool DotsFitFp32(const BlockLayout& layout) {
+  const int depth = layout.scales == ScaleKind::kSuperTwo ? kQuantBlock / 2 : kQuantBlock;
+  return int64_t{32512 + 128} * LargestWeight(layout) * depth <= 1 << 24;
 }
 
 template <DType kType, int kRows = 1>
 constexpr void AddTiles(LinearKernels* table) {
   constexpr ScaleKind kKind = UnpackedKind(LayoutOf(kType).scales);
   table->dot_unpacked[static_cast<int>(kType)][kRows - 1] =
-      DotTiles<kKind, !DotsFitFp32(kType), kRows>;
+      DotTiles<kKind, !DotsFitFp32(LayoutOf(kType)), kRows>;
   if constexpr (kRows < kTileRows) AddTiles<kType, kRows + 1>(table);
 }
 

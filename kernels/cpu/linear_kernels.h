@@ -35,7 +35,7 @@ struct CacheLines {
 // sums += W x over `num_blocks` blocks of a packed panel.
 using PackedDotKernel = void (*)(const uint8_t* panel, int num_blocks, const QuantTile& x,
                                  float* sums);
-// Expands blocks of a panel; `chunk` points at a chunk's header.
+// Expands blocks of a panel; `chunk` points at a chunk's header, or where there is none at a block.
 using UnpackKernel = void (*)(const uint8_t* chunk, int num_blocks, uint8_t* out);
 // sums += W x over unpacked blocks. sums: of all tiles.
 using UnpackedDotKernel = void (*)(const uint8_t* blocks, int num_blocks, const QuantTiles& x,
@@ -61,8 +61,8 @@ constexpr ScaleKind UnpackedKind(ScaleKind kind) {
 // sense are null.
 struct LinearKernels {
   int tile_rows = 0;
-  // Up to here weights are unpacked in registers, anew for each tile; above, a chunk at a time into
-  // the L1 cache, for all tiles.
+  // Up to here weights are unpacked in registers, anew for each tile; above, some blocks at a time
+  // into the L1 cache, for all tiles.
   int max_direct_rows = 0;
   int block_words = kQuantBlock;  // of a quantised row's block: its int16, or two bf16 for each
   QuantizeKernel quantize = nullptr;
