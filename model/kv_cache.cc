@@ -67,6 +67,12 @@ absl::StatusOr<KvCache> KvCache::Create(Backend* backend, const KvSpec& spec, in
         "KV cache: expected memory for ", num_pages, " pages of ", page_bytes, " bytes, got ",
         available_bytes, " bytes, enough for ", available_bytes / page_bytes, " pages"));
   }
+  constexpr int64_t kMaxIndices = std::numeric_limits<PageId>::max();
+  if (int64_t{num_pages} * num_layers > kMaxIndices) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("KV cache: expected pages x layers of at most ", kMaxIndices, ", got ",
+                     num_pages, " x ", num_layers));
+  }
   return KvCache(backend, spec, num_layers, num_pages,
                  backend->Allocate(page_bytes * static_cast<uint64_t>(num_pages)));
 }
@@ -79,9 +85,7 @@ KvCache::KvCache(Backend* backend, const KvSpec& spec, int num_layers, int num_p
       num_pages_(num_pages),
       page_bytes_(backend->KvPageBytes(spec)),
       memory_(std::move(memory)),
-      first_fault_(static_cast<size_t>(num_pages), uint8_t{kPageTokens}) {
-  CHECK_LE(int64_t{num_pages} * num_layers, std::numeric_limits<PageId>::max());
-}
+      first_fault_(static_cast<size_t>(num_pages), uint8_t{kPageTokens}) {}
 
 void KvCache::CopyPage(const PageCopy& copy) {
   CHECK(copy.from >= 0 && copy.from < num_pages_) << "page " << copy.from << " of " << num_pages_;

@@ -24,8 +24,9 @@ class Llama {
 
   // Runs one step's rows, storing their keys and values. Of the last layer only what the selected
   // rows need is computed; a row may be selected more than once.
-  // tokens: [batch.num_rows()]. row_faults: likewise, host memory, 1 where a key or value that was
-  // stored was not finite; there once the backend was waited for.
+  // The batch's page ids are KvCache::IndexInLayer's. tokens: [batch.num_rows()]. row_faults:
+  // likewise, host memory, 1 where a key or value that was stored was not finite; there once the
+  // backend was waited for.
   void Forward(std::span<const TokenId> tokens, const SequenceBatch& batch,
                std::span<const int32_t> selected_rows, KvCache* cache, uint8_t* row_faults);
 
