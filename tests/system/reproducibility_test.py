@@ -1,6 +1,7 @@
 """Promise 1, through the real server and kernels: the same request gives the same bytes alone, in
 any batch, chunking and cache state, after preemption, on any number of threads and on every ISA."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -67,6 +68,11 @@ def answer_bytes(response):
     return b"|".join(parts)
 
 
+def may_use_tiles():
+    """Whether the system gives a process AMX: arch_prctl(ARCH_REQ_XCOMP_PERM, tile data)."""
+    return ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0
+
+
 def isa_paths():
     """The ISA paths this machine has, as tesserad names them."""
     flags = set()
@@ -79,7 +85,7 @@ def isa_paths():
         paths.append("avx512")
         if "avx512_vnni" in flags:
             paths.append("vnni")
-            if {"amx_tile", "amx_bf16"} <= flags:
+            if {"amx_tile", "amx_bf16"} <= flags and may_use_tiles():
                 paths.append("amx")
     return paths
 
