@@ -158,7 +158,8 @@ Expected ExpectQuantized(const float* w, const float* x, int64_t cols, double ma
       magnitude += max_abs_term * std::fabs(x[k]);
     }
   }
-  const double num_roundings = 3.0 * static_cast<double>(cols / kQuantBlock) + 2;
+  const int64_t num_blocks = cols / kQuantBlock;
+  const double num_roundings = 3.0 * static_cast<double>(num_blocks) + 2;
   expected.max_error += num_roundings * kUnitRoundoff * magnitude;
   return expected;
 }

@@ -32,7 +32,7 @@ inline ExecutorLimits MakeLimits() {
 inline Request MakeRequest(RequestId id, int prompt_length = 5, int max_tokens = 8) {
   Request request;
   request.id = id;
-  for (int i = 0; i < prompt_length; ++i) {
+  for (RequestId i = 0; i < static_cast<RequestId>(prompt_length); ++i) {
     request.prompt.push_back(static_cast<TokenId>((id * 31 + i * 7) % 1000));
   }
   request.max_tokens = max_tokens;
@@ -56,7 +56,7 @@ inline std::vector<TokenId> ExpectedTokens(const FakeModel& model, const Request
 // Calls `function` in the step that chooses the request's output token `position`, on the engine
 // thread. REQUIRES: nothing has run yet.
 inline void InStepOf(FakeExecutor* executor, const Request& request, int position,
-                     std::function<void()> function) {
+                     const std::function<void()>& function) {
   const auto size = request.prompt.size() + static_cast<size_t>(position);
   executor->model()->next_token = [=, prompt = request.prompt](std::span<const TokenId> tokens,
                                                                int) {

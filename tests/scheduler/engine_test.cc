@@ -515,6 +515,7 @@ TEST(EngineDrainTest, ManyMayWaitForIt) {
   Harness harness;
   const auto sink = harness.SubmitAndHold(MakeRequest(1, 5, 50));
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] { harness.engine->Drain(kNoDeadline); });
   }
@@ -666,7 +667,7 @@ void SubmitAndDisturb(Harness* harness, int thread,
                       std::vector<std::pair<Request, std::shared_ptr<CollectingSink>>>* accepted) {
   std::mt19937 random(static_cast<uint32_t>(thread));
   for (int i = 0; i < 120; ++i) {
-    const auto id = static_cast<RequestId>(thread * 1000 + i + 1);
+    const auto id = static_cast<RequestId>(thread) * 1000 + static_cast<RequestId>(i) + 1;
     Request request =
         MakeRequest(id, static_cast<int>(1 + random() % 60), static_cast<int>(1 + random() % 40));
     request.num_sequences = static_cast<int>(1 + random() % 3);
@@ -728,6 +729,7 @@ TEST_P(EngineThreadsTest, EverySequenceFinishesOnceWithItsOwnTokens) {
   Harness harness(limits, options);
   std::vector<std::vector<std::pair<Request, std::shared_ptr<CollectingSink>>>> accepted(6);
   std::vector<std::thread> threads;
+  threads.reserve(6);
   for (int thread = 0; thread < 6; ++thread) {
     threads.emplace_back([&, thread] { SubmitAndDisturb(&harness, thread, &accepted[thread]); });
   }
