@@ -24,6 +24,14 @@ StepWork RandomWork(std::mt19937* engine) {
   return work;
 }
 
+// `tolerance`: as a part of the time.
+void ExpectPrediction(const StepTimeModel& model, const StepWork& work, TimeNs time,
+                      double tolerance) {
+  const auto expected = static_cast<double>(time);
+  EXPECT_NEAR(static_cast<double>(model.Predict(work)), expected, tolerance * expected)
+      << work.num_rows << " rows";
+}
+
 TEST(StepWork, CountsEachRowsKeys) {
   StepWork work;
   work.AddRows(0, 3);   // rows at 0, 1, 2 see 1, 2, 3 keys
@@ -42,8 +50,7 @@ TEST(StepTimeModel, LearnsTheCostOfRowsAndPairsThroughNoise) {
   }
   for (int i = 0; i < 100; ++i) {
     const StepWork work = RandomWork(&engine);
-    const auto expected = static_cast<double>(TrueTime(work));
-    EXPECT_NEAR(static_cast<double>(model.Predict(work)), expected, 0.05 * expected);
+    ExpectPrediction(model, work, TrueTime(work), 0.05);
   }
 }
 
@@ -55,8 +62,7 @@ TEST(StepTimeModel, FollowsAMachineThatSlowsDown) {
     model.Observe(work, TrueTime(work, i < 300 ? 1.0 : 3.0));
   }
   const StepWork work = RandomWork(&engine);
-  const auto expected = static_cast<double>(TrueTime(work, 3.0));
-  EXPECT_NEAR(static_cast<double>(model.Predict(work)), expected, 0.05 * expected);
+  ExpectPrediction(model, work, TrueTime(work, 3.0), 0.05);
 }
 
 // Nothing can be learnt of rows from such steps; what was known must not be lost either.
@@ -72,8 +78,7 @@ TEST(StepTimeModel, KeepsWhatItKnowsOverManyStepsAllAlike) {
   for (int i = 0; i < 100'000; ++i) model.Observe(alike, TrueTime(alike, i % 2 == 0 ? 0.95 : 1.05));
   StepWork chunk = alike;
   chunk.AddRows(0, 200);
-  const auto expected = static_cast<double>(TrueTime(chunk));
-  EXPECT_NEAR(static_cast<double>(model.Predict(chunk)), expected, 0.3 * expected);
+  ExpectPrediction(model, chunk, TrueTime(chunk), 0.3);
 }
 
 // Decoding alone for minutes, with every step's time off by chance, must not shift the rest.
@@ -88,8 +93,7 @@ TEST(StepTimeModel, NoiseDoesNotDrift) {
   for (int i = 0; i < 20; ++i) model.Observe(full, TrueTime(full, noise(engine)));
   for (int i = 0; i < 50'000; ++i) model.Observe(decode, TrueTime(decode, noise(engine)));
   for (const StepWork& work : {full, decode}) {
-    const auto expected = static_cast<double>(TrueTime(work));
-    EXPECT_NEAR(static_cast<double>(model.Predict(work)), expected, 0.3 * expected);
+    ExpectPrediction(model, work, TrueTime(work), 0.3);
   }
 }
 
@@ -101,8 +105,7 @@ TEST(StepTimeModel, LeavesOutAStepThatSeemsToTakeNoTime) {
     model.Observe(work, TrueTime(work, i % 20 == 19 ? 0.02 : 1.0));
   }
   const StepWork work = RandomWork(&engine);
-  const auto expected = static_cast<double>(TrueTime(work));
-  EXPECT_NEAR(static_cast<double>(model.Predict(work)), expected, 0.05 * expected);
+  ExpectPrediction(model, work, TrueTime(work), 0.05);
 }
 
 TEST(StepTimeModel, LearnsAnewOnAMachineLikeNoneBefore) {
@@ -113,8 +116,7 @@ TEST(StepTimeModel, LearnsAnewOnAMachineLikeNoneBefore) {
     model.Observe(work, TrueTime(work, i < 50 ? 1.0 : 50.0));
   }
   const StepWork work = RandomWork(&engine);
-  const auto expected = static_cast<double>(TrueTime(work, 50.0));
-  EXPECT_NEAR(static_cast<double>(model.Predict(work)), expected, 0.05 * expected);
+  ExpectPrediction(model, work, TrueTime(work, 50.0), 0.05);
 }
 
 // A daemon's first prompts: full steps, then one that decodes beside fewer rows and is held up.
@@ -135,8 +137,7 @@ TEST(StepTimeModel, AStepThatIsHeldUpDoesNotTurnFewerRowsIntoMoreTime) {
     StepWork full;
     full.AddRows(1024 + i, 2);
     full.AddRows(100 * i, 126);
-    const auto expected = static_cast<double>(TrueTime(full));
-    EXPECT_NEAR(static_cast<double>(model.Predict(full)), expected, 0.2 * expected);
+    ExpectPrediction(model, full, TrueTime(full), 0.2);
     EXPECT_LT(model.Predict(decodes), TrueTime(full) / 4);
     model.Observe(full, TrueTime(full));
   }
