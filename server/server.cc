@@ -166,17 +166,21 @@ void Server::Drain() {
   if (std::exchange(drained_, true)) return;
   drain_requested_ = true;
   ready_ = false;
-  health_service_.SetServing("", false);
-  health_service_.SetServing(kGenerationService, false);
-  const std::chrono::duration<double> drain_timeout(drain_timeout_seconds_);
-  const auto noticed = std::chrono::steady_clock::now() +
-                       std::min<std::chrono::duration<double>>(kNoticeTime, drain_timeout);
+  const std::chrono::duration<double> timeout(drain_timeout_seconds_);
+  TimeNs deadline = 0;
   if (engine_ != nullptr) {
     Log(LogLevel::kInfo, "draining",
         {{"open_requests", int64_t{engine_->num_unfinished_requests()}},
-         {"timeout_s", drain_timeout.count()}});
-    engine_->Drain(engine_->Now() + Nanoseconds(drain_timeout.count()));
+         {"timeout_s", timeout.count()}});
+    deadline = engine_->Now() + Nanoseconds(timeout.count());
+    engine_->StartDrain(deadline);
   }
+  // Said only now: who hears of it has no request accepted any more.
+  health_service_.SetServing("", false);
+  health_service_.SetServing(kGenerationService, false);
+  const auto noticed = std::chrono::steady_clock::now() +
+                       std::min<std::chrono::duration<double>>(kNoticeTime, timeout);
+  if (engine_ != nullptr) engine_->Drain(deadline);
   if (health_service_.is_watched()) std::this_thread::sleep_until(noticed);
   health_service_.Shutdown();
   grpc_.Shutdown(kFlushTime);
