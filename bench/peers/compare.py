@@ -177,6 +177,8 @@ def probe(threads):
              "--benchmark_format=json", "--benchmark_min_time=0.2"],
             check=True, capture_output=True, text=True).stdout
         for run in json.loads(output)["benchmarks"]:
+            if run.get("error_occurred"):  # not on this CPU
+                continue
             name = run["name"].split("/threads")[0]
             rates[name] = round(max(v for k, v in run.items() if "/s" in k), 1)
     return rates
