@@ -118,14 +118,16 @@ SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const Oper
       if constexpr (kVectors > 2) _mm_prefetch(next + 64, _MM_HINT_T1);
       next += operand.prefetch_stride;
     }
-    F32x16 row[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) row[j] = LoadElements(b + j * operand.vector_stride);
+    for (int j = 0; j < kVectors; ++j) {
+      const F32x16 row = LoadElements(b + j * operand.vector_stride);
 #pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      const F32x16 x = F32x16::Broadcast(a[r * a_stride + k]);
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sums[r][j] = Fma(x, row[j], sums[r][j]);
+      for (int r = 0; r < kRows; ++r) {
+        sums[r][j] = Fma(F32x16::Broadcast(a[r * a_stride + k]), row, sums[r][j]);
+      }
+      // Else GCC keeps the broadcasts for the next vector, which takes more registers than AVX2
+      // has: it then keeps a sum in memory, and decode attention takes 1.5 times as long.
+      if constexpr (kMaxAccumulators < 24) __asm__ volatile("" ::: "memory");
     }
   }
 }
