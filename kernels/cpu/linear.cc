@@ -1,6 +1,7 @@
 #include "kernels/cpu/linear.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "base/check.h"
@@ -119,6 +120,12 @@ struct CpuLinear::RowRange {
         num_rows(band.TileBegin(end_tile) - first_row) {}
 };
 
+// (Part of the tiles, panel) pairs that a worker begins with.
+struct alignas(64) CpuLinear::Share {
+  std::atomic<int64_t> next;
+  int64_t end;
+};
+
 struct CpuLinear::WorkerScratch {
   alignas(64) float sums[kMaxBandRows * kPanelChannels];  // [rows of a part][32 channels]
   alignas(64) uint8_t unpacked[kMaxUnpackedBlocks * kUnpackedBlockBytes];
@@ -138,7 +145,8 @@ void CpuLinear::QuantizedRows::Reserve(int64_t num_blocks, int block_words) {
 }
 
 CpuLinear::CpuLinear(WorkerPool* pool, CpuIsa isa)
-    : pool_(pool), kernels_(KernelsFor(isa)), has_amx_(ResolveIsa(isa) == CpuIsa::kAmx) {
+    : pool_(pool), kernels_(KernelsFor(isa)), has_amx_(ResolveIsa(isa) == CpuIsa::kAmx),
+      shares_(static_cast<size_t>(pool->num_threads())) {
   for (int worker = 0; worker < pool->num_threads(); ++worker) {
     scratch_.push_back(std::make_unique<WorkerScratch>());
   }
@@ -179,6 +187,13 @@ void CpuLinear::RunBand(const Band& band) {
       scratch->private_rows.Reserve(num_blocks, band.kernels->block_words);
     }
   }
+  const int num_workers = pool_->num_threads();
+  const int64_t num_items = band.num_parts * band.num_panels;
+  for (int worker = 0; worker < num_workers; ++worker) {
+    Share* share = &shares_[static_cast<size_t>(worker)];
+    share->next.store(ShareBegin(num_items, worker, num_workers), std::memory_order_relaxed);
+    share->end = ShareBegin(num_items, worker + 1, num_workers);
+  }
   pool_->Run([&](int worker) { RunWorker(band, worker); });
 }
 
@@ -193,13 +208,12 @@ void CpuLinear::RunWorker(const Band& band, int worker) {
                  ShareBegin(band.num_rows, worker + 1, num_workers), x);
     pool_->Barrier();
   }
-  const int64_t num_items = band.num_parts * band.num_panels;
-  const int64_t first_item = ShareBegin(num_items, worker, num_workers);
-  const int64_t end_item = ShareBegin(num_items, worker + 1, num_workers);
-  for (int64_t part = 0; part < band.num_parts; ++part) {
-    const int64_t part_item = part * band.num_panels;
-    MultiplyPanels(band, RowRange(band, part), *x, std::max<int64_t>(0, first_item - part_item),
-                   std::min(band.num_panels, end_item - part_item), scratch);
+  for (int i = 0; i < num_workers; ++i) {  // its own share, then what others have left
+    Share* share = &shares_[static_cast<size_t>((worker + i) % num_workers)];
+    for (int64_t item; (item = share->next.fetch_add(1, std::memory_order_relaxed)) < share->end;) {
+      MultiplyPanelOf(band, RowRange(band, item / band.num_panels), *x, item % band.num_panels,
+                      scratch);
+    }
   }
   if (band.kernels->release != nullptr) band.kernels->release();
 }
@@ -220,24 +234,19 @@ void CpuLinear::QuantizeRows(const Band& band, int64_t first_row, int64_t end_ro
   }
 }
 
-void CpuLinear::MultiplyPanels(const Band& band, const RowRange& rows, const QuantizedRows& x,
-                               int64_t first_panel, int64_t end_panel,
-                               WorkerScratch* scratch) const {
-  int64_t weight_panel = 0;  // the current weight's first among the call's panels
+void CpuLinear::MultiplyPanelOf(const Band& band, const RowRange& rows, const QuantizedRows& x,
+                                int64_t panel, WorkerScratch* scratch) const {
   float* out = band.out + rows.first_row * band.out_stride;
-  for (const PackedWeight* packed : band.weights) {
-    const auto& weight = static_cast<const CpuWeight&>(*packed);
-    const int64_t first = std::max<int64_t>(0, first_panel - weight_panel);
-    const int64_t end = std::min(weight.num_panels(), end_panel - weight_panel);
-    for (int64_t panel = first; panel < end; ++panel) {
-      MultiplyPanel(band, rows, x, weight, weight.panel(panel), scratch);
-      const int64_t channel = panel * kPanelChannels;
-      const int64_t num_channels = std::min<int64_t>(kPanelChannels, weight.rows() - channel);
-      CopySums(scratch->sums, rows.num_rows, num_channels, band.out_stride, out + channel);
-    }
-    weight_panel += weight.num_panels();
-    out += weight.rows();
+  auto weight = static_cast<const CpuWeight*>(band.weights[0]);
+  for (size_t i = 1; panel >= weight->num_panels(); ++i) {
+    panel -= weight->num_panels();
+    out += weight->rows();
+    weight = static_cast<const CpuWeight*>(band.weights[i]);
   }
+  MultiplyPanel(band, rows, x, *weight, weight->panel(panel), scratch);
+  const int64_t channel = panel * kPanelChannels;
+  const int64_t num_channels = std::min<int64_t>(kPanelChannels, weight->rows() - channel);
+  CopySums(scratch->sums, rows.num_rows, num_channels, band.out_stride, out + channel);
 }
 
 void CpuLinear::MultiplyPanel(const Band& band, const RowRange& rows, const QuantizedRows& x,

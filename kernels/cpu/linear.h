@@ -37,6 +37,7 @@ class CpuLinear {
  private:
   struct Band;
   struct RowRange;
+  struct Share;
   struct WorkerScratch;
 
   // Rows of x as blocks of int16 or, for AMX, bf16 pairs, in tiles (QuantTile) one after the other.
@@ -57,8 +58,8 @@ class CpuLinear {
   void RunWorker(const Band& band, int worker);
   void QuantizeRows(const Band& band, int64_t first_row, int64_t end_row,
                     QuantizedRows* rows) const;
-  void MultiplyPanels(const Band& band, const RowRange& rows, const QuantizedRows& x,
-                      int64_t first_panel, int64_t end_panel, WorkerScratch* scratch) const;
+  void MultiplyPanelOf(const Band& band, const RowRange& rows, const QuantizedRows& x,
+                       int64_t panel, WorkerScratch* scratch) const;
   void MultiplyPanel(const Band& band, const RowRange& rows, const QuantizedRows& x,
                      const CpuWeight& weight, const uint8_t* panel, WorkerScratch* scratch) const;
   void MultiplyUnpacked(const Band& band, const RowRange& rows, const QuantizedRows& x,
@@ -68,6 +69,7 @@ class CpuLinear {
   WorkerPool* const pool_;
   const LinearKernels& kernels_;
   const bool has_amx_;         // for bands of many rows
+  std::vector<Share> shares_;  // [worker]
   QuantizedRows shared_rows_;  // quantised by all workers together, each some rows
   std::vector<std::unique_ptr<WorkerScratch>> scratch_;  // [worker]
 };

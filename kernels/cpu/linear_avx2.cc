@@ -111,7 +111,6 @@ struct Avx2 {
   }
   static KERNEL_INLINE void Prefetch(const uint8_t* p) {
     _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
-    ;
   }
 };
 
