@@ -9,9 +9,12 @@
 namespace tessera {
 namespace {
 
-SIMD_INLINE const uint16_t* PageKeys(const Block& block, int64_t tile_index) {
-  return reinterpret_cast<const uint16_t*>(
-      block.call->pages + block.page_ids[tile_index] * block.call->page_bytes + block.head_offset);
+// The keys of tile `tile_index` that some row sees.
+SIMD_INLINE PageKeys KeysOfTile(const Block& block, int64_t tile_index) {
+  const std::byte* page = block.call->pages + block.page_ids[tile_index] * block.call->page_bytes;
+  const int64_t num_keys = block.end_key - tile_index * kTile;
+  return {reinterpret_cast<const uint16_t*>(page + block.head_offset),
+          num_keys < kTile ? static_cast<int>(num_keys) : kTile};
 }
 
 SIMD_INLINE void ConvertHalfs(const uint16_t* in, int64_t count, float* out) {
@@ -21,21 +24,18 @@ SIMD_INLINE void ConvertHalfs(const uint16_t* in, int64_t count, float* out) {
 SIMD_INLINE void AttendPage(const Block& block, int64_t tile_index) {
   const int64_t first_key = tile_index * kTile;
   const int head_dim = block.call->head_dim;
-  const uint16_t* k = PageKeys(block, tile_index);
+  const uint16_t* k = KeysOfTile(block, tile_index).k;
   const uint16_t* v = k + ValueOffset(head_dim);
   if (block.num_packed_rows < kMinRowsToConvert) {
     const bool is_last = tile_index + 1 == block.end_tile;
-    const uint16_t* next = is_last ? block.next_k : PageKeys(block, tile_index + 1);
-    if (next == nullptr) next = k;
-    const int64_t prefetch_bytes =
-        static_cast<int64_t>(reinterpret_cast<intptr_t>(next) - reinterpret_cast<intptr_t>(k));
-    AttendTile(block, Tile<uint16_t>{k, v, prefetch_bytes, first_key});
+    const PageKeys next = is_last ? block.next_item : KeysOfTile(block, tile_index + 1);
+    AttendTile(block, Tile<uint16_t>{k, v, next, first_key});
     return;
   }
   const KeyRange last_keys = VisibleKeys(block, block.num_packed_rows - 1, first_key);
   ConvertHalfs(k, KeyOffset(head_dim, (last_keys.end + 15) / 16 * 16, 0), block.k_tile);
   ConvertHalfs(v, int64_t{last_keys.end} * block.padded_dim, block.v_tile);
-  AttendTile(block, Tile<float>{block.k_tile, block.v_tile, 0, first_key});
+  AttendTile(block, Tile<float>{block.k_tile, block.v_tile, {k, 0}, first_key});
 }
 
 SIMD_INLINE void ClearParts(const Block& block, float* parts) {
@@ -106,12 +106,12 @@ SIMD_INLINE Block MakeBlock(const AttentionCall& call, const AttentionItem& item
   block.part_stride = AttentionPartStride(block.padded_dim);
   block.head_offset = KvHeadStride(call.head_dim) * item.kv_head * int64_t{sizeof(uint16_t)};
   block.page_ids = call.page_ids + call.page_starts[item.sequence];
-  const int64_t end_key = call.causal ? block.first_position + item.num_rows : block.kv_length;
-  block.end_tile = CeilDiv(end_key, kTile);
+  block.end_key = call.causal ? block.first_position + item.num_rows : block.kv_length;
+  block.end_tile = CeilDiv(block.end_key, kTile);
   if (block.end_tile > item.end_split * int64_t{kSplitTiles}) {
     block.end_tile = item.end_split * int64_t{kSplitTiles};
   }
-  block.next_k = nullptr;
+  block.next_item = {nullptr, 0};
   block.k_tile = scratch;
   block.v_tile = block.k_tile + int64_t{kTile} * call.head_dim;
   block.part = block.v_tile + int64_t{kTile} * block.padded_dim;
@@ -135,18 +135,13 @@ SIMD_INLINE void PackQueries(const Block& block, const AttentionItem& item) {
   }
 }
 
-// The first keys of an item's first split.
-SIMD_INLINE const uint16_t* FirstKeys(const AttentionCall& call, const AttentionItem& item) {
-  const int32_t page =
-      call.page_ids[call.page_starts[item.sequence] + item.first_split * kSplitTiles];
-  return reinterpret_cast<const uint16_t*>(call.pages + page * call.page_bytes) +
-         KvHeadStride(call.head_dim) * item.kv_head;
-}
-
 void RunItem(const AttentionCall& call, const AttentionItem& item, const AttentionItem* next,
              float* parts, float* scratch) {
   Block block = MakeBlock(call, item, scratch);
-  if (next != nullptr) block.next_k = FirstKeys(call, *next);
+  if (next != nullptr) {
+    const Block next_block = MakeBlock(call, *next, scratch);
+    block.next_item = KeysOfTile(next_block, next->first_split * int64_t{kSplitTiles});
+  }
   PackQueries(block, item);
   const int64_t split_stride = int64_t{block.num_packed_rows} * block.part_stride;
   if (item.parts >= 0) {

@@ -45,6 +45,12 @@ SIMD_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 SIMD_INLINE F32x16 LoadElements(const float* p) { return Load(p); }
 SIMD_INLINE F32x16 LoadElements(const uint16_t* p) { return LoadHalf(p); }
 
+// The first keys of a page, and their values behind them; none.
+struct PageKeys {
+  const uint16_t* k;
+  int num_keys;
+};
+
 // An item's rows and keys, with what follows from them.
 struct Block {
   const AttentionCall* call;
@@ -54,9 +60,10 @@ struct Block {
   int num_packed_rows;
   int padded_dim;
   int part_stride;
-  int64_t head_offset;     // bytes, of this kv head's K in a page
-  int64_t end_tile;        // of the item's
-  const uint16_t* next_k;  // where the worker's next item begins, or null
+  int64_t head_offset;  // bytes, of this kv head's K in a page
+  int64_t end_key;      // that the item's last row sees
+  int64_t end_tile;     // of the item's
+  PageKeys next_item;   // where the worker's next item begins
   const int32_t* page_ids;
   float* q;       // [packed rows][head_dim], scaled
   float* part;    // [packed rows][part_stride]: the softmax of the split at hand
@@ -70,8 +77,30 @@ template <typename T>
 struct Tile {
   const T* k;
   const T* v;
-  int64_t prefetch_bytes;  // from here to the next tile's K and V
+  PageKeys next;  // to be fetched into the cache meanwhile
   int64_t first_key;
+};
+
+// Asks for all lines of some memory, evenly in `num_steps`.
+class Prefetcher {
+ public:
+  SIMD_INLINE Prefetcher(const uint16_t* data, int64_t num_elements, int64_t num_steps)
+      : next_(reinterpret_cast<const char*>(data)),
+        end_(next_ + num_elements * int64_t{sizeof(uint16_t)}),
+        lines_a_step_(CeilDiv(CeilDiv(end_ - next_, kCacheLine), num_steps)) {}
+
+  SIMD_INLINE void Step() {
+    if (next_ >= end_) return;
+    for (int64_t i = 0; i < lines_a_step_; ++i, next_ += kCacheLine) {
+      _mm_prefetch(next_, _MM_HINT_T1);
+    }
+  }
+
+ private:
+  static constexpr int kCacheLine = 64;
+  const char* next_;
+  const char* end_;
+  int64_t lines_a_step_;
 };
 
 // Keys [begin, end) of a tile.
@@ -96,28 +125,22 @@ SIMD_INLINE KeyRange VisibleKeys(const Block& block, int packed_row, int64_t fir
 }
 
 // K or V for kVectors vectors: vector j of row k is at data + k * row_stride + j * vector_stride.
-// Each row also prefetches a part of the next tile's.
 template <typename T>
 struct Operand {
   const T* data;
   int64_t row_stride;
   int64_t vector_stride;
-  int64_t prefetch_bytes;   // from the data to what its first row prefetches
-  int64_t prefetch_stride;  // bytes from row to row
 };
 
 // sums[r][j] += a[r][k] * b[k][j], k ascending.
 template <int kRows, int kVectors, typename T>
 SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const Operand<T>& operand,
-                                    int depth, F32x16 (&sums)[kRows][kVectors]) {
+                                    int depth, Prefetcher* prefetcher,
+                                    F32x16 (&sums)[kRows][kVectors]) {
   const T* b = operand.data;
-  const char* next = reinterpret_cast<const char*>(b) + operand.prefetch_bytes;
+  Prefetcher local_prefetcher = *prefetcher;
   for (int k = 0; k < depth; ++k, b += operand.row_stride) {
-    if constexpr (sizeof(T) == 2) {
-      _mm_prefetch(next, _MM_HINT_T1);
-      if constexpr (kVectors > 2) _mm_prefetch(next + 64, _MM_HINT_T1);
-      next += operand.prefetch_stride;
-    }
+    if constexpr (sizeof(T) == 2) local_prefetcher.Step();
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
       const F32x16 row = LoadElements(b + j * operand.vector_stride);
@@ -130,11 +153,12 @@ SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const Oper
       if constexpr (kMaxAccumulators < 24) __asm__ volatile("" ::: "memory");
     }
   }
+  *prefetcher = local_prefetcher;
 }
 
 // p[r][key] = q[r] . k[key] for the keys of kVectors vectors.
 template <int kRows, int kVectors, typename T>
-SIMD_INLINE void ScoreVectors(int head_dim, const float* q, const T* k, int64_t prefetch_bytes,
+SIMD_INLINE void ScoreVectors(int head_dim, const float* q, const T* k, Prefetcher* prefetcher,
                               float* p) {
   F32x16 sums[kRows][kVectors];
 #pragma GCC unroll 6
@@ -142,9 +166,8 @@ SIMD_INLINE void ScoreVectors(int head_dim, const float* q, const T* k, int64_t 
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) sums[r][j] = F32x16::Zero();
   }
-  const Operand<T> keys = {k, kKeyBlockTokens, int64_t{head_dim} * kKeyBlockTokens, prefetch_bytes,
-                           kVectors * kKeyBlockTokens * int64_t{sizeof(T)}};
-  MultiplyAccumulate<kRows, kVectors>(q, head_dim, keys, head_dim, sums);
+  const Operand<T> keys = {k, kKeyBlockTokens, int64_t{head_dim} * kKeyBlockTokens};
+  MultiplyAccumulate<kRows, kVectors>(q, head_dim, keys, head_dim, prefetcher, sums);
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -155,7 +178,7 @@ SIMD_INLINE void ScoreVectors(int head_dim, const float* q, const T* k, int64_t 
 // o[r] = o[r] * correction[r] + p[r] . v, for the dimensions of kVectors vectors.
 template <int kRows, int kVectors, typename T>
 SIMD_INLINE void OutputVectors(const Block& block, const float* p, const float* correction,
-                               const T* v, int64_t prefetch_bytes, int num_keys, float* o) {
+                               const T* v, int num_keys, Prefetcher* prefetcher, float* o) {
   F32x16 sums[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -165,9 +188,8 @@ SIMD_INLINE void OutputVectors(const Block& block, const float* p, const float* 
       sums[r][j] = Load(o + r * block.part_stride + 16 * j) * factor;
     }
   }
-  const Operand<T> values = {v, block.padded_dim, 16, prefetch_bytes,
-                             block.padded_dim * int64_t{sizeof(T)}};
-  MultiplyAccumulate<kRows, kVectors>(p, kTile, values, num_keys, sums);
+  const Operand<T> values = {v, block.padded_dim, 16};
+  MultiplyAccumulate<kRows, kVectors>(p, kTile, values, num_keys, prefetcher, sums);
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -175,11 +197,15 @@ SIMD_INLINE void OutputVectors(const Block& block, const float* p, const float* 
   }
 }
 
-// Calls step.template Run<n>(first) for runs of n <= kMax vectors, of nearly equal length, that
-// cover [begin, end).
+// Calls step.template Run<n>(first) for NumRuns runs of n <= kMax vectors, of nearly equal length,
+// that cover [begin, end).
+template <int kMax>
+SIMD_INLINE int NumRuns(int begin, int end) {
+  return (end - begin + kMax - 1) / kMax;
+}
 template <int kMax, typename Step>
 SIMD_INLINE void ForVectorRuns(int begin, int end, const Step& step) {
-  const int num_runs = (end - begin + kMax - 1) / kMax;
+  const int num_runs = NumRuns<kMax>(begin, end);
   for (int run = 0; run < num_runs; ++run) {
     const int first = begin + (end - begin) * run / num_runs;
     const int length = begin + (end - begin) * (run + 1) / num_runs - first;
@@ -201,12 +227,13 @@ struct ScoreStep {
   const Block& block;
   const Tile<T>& tile;
   const float* q;
+  Prefetcher* prefetcher;
   float* p;
   template <int kVectors>
   SIMD_INLINE void Run(int first) const {
     const int head_dim = block.call->head_dim;
     ScoreVectors<kRows, kVectors>(head_dim, q, tile.k + KeyOffset(head_dim, 16 * first, 0),
-                                  tile.prefetch_bytes, p + 16 * first);
+                                  prefetcher, p + 16 * first);
   }
 };
 
@@ -217,12 +244,13 @@ struct OutputStep {
   const float* p;
   const float* correction;
   KeyRange keys;
+  Prefetcher* prefetcher;
   float* o;
   template <int kVectors>
   SIMD_INLINE void Run(int first) const {
     const T* v = tile.v + int64_t{keys.begin} * block.padded_dim + 16 * first;
-    OutputVectors<kRows, kVectors>(block, p + keys.begin, correction, v, tile.prefetch_bytes,
-                                   keys.end - keys.begin, o + 16 * first);
+    OutputVectors<kRows, kVectors>(block, p + keys.begin, correction, v, keys.end - keys.begin,
+                                   prefetcher, o + 16 * first);
   }
 };
 
@@ -295,15 +323,24 @@ template <int kRows, typename T>
   alignas(64) float p[kRows * kTile];
   float correction[kRows];
   float* part = block.part + int64_t{first_row} * block.part_stride;
-  const float* q = block.q + int64_t{first_row} * block.call->head_dim;
-  ForVectorRuns<kMaxVectors<kRows>>(first, last, ScoreStep<kRows, T>{block, tile, q, p});
+  const int head_dim = block.call->head_dim;
+  const float* q = block.q + int64_t{first_row} * head_dim;
+  constexpr int kMax = kMaxVectors<kRows>;
+  const int num_next_keys = (tile.next.num_keys + kKeyBlockTokens - 1) & -kKeyBlockTokens;
+  Prefetcher prefetch_k(tile.next.k, int64_t{num_next_keys} * head_dim,
+                        int64_t{NumRuns<kMax>(first, last)} * head_dim);
+  ForVectorRuns<kMax>(first, last, ScoreStep<kRows, T>{block, tile, q, &prefetch_k, p});
   for (int r = 0; r < kRows; ++r) {
     const KeyRange row_keys = VisibleKeys(block, first_row + r, tile.first_key);
     correction[r] =
         SoftmaxVisible(block, row_keys, first, last, p + r * kTile, part + r * block.part_stride);
   }
-  ForVectorRuns<kMaxVectors<kRows>>(0, block.padded_dim / 16,
-                                    OutputStep<kRows, T>{block, tile, p, correction, keys, part});
+  const int num_vectors = block.padded_dim / 16;
+  Prefetcher prefetch_v(tile.next.k + ValueOffset(head_dim),
+                        int64_t{tile.next.num_keys} * block.padded_dim,
+                        int64_t{NumRuns<kMax>(0, num_vectors)} * (keys.end - keys.begin));
+  ForVectorRuns<kMax>(0, num_vectors,
+                      OutputStep<kRows, T>{block, tile, p, correction, keys, &prefetch_v, part});
 }
 
 template <typename T>
@@ -328,12 +365,13 @@ SIMD_INLINE void AttendGroupOf(int num_rows, const Block& block, int first, cons
 
 // All rows of the block, in groups of nearly equal size.
 template <typename T>
-SIMD_INLINE void AttendTile(const Block& block, const Tile<T>& tile) {
+SIMD_INLINE void AttendTile(const Block& block, Tile<T> tile) {
   const int num_groups = (block.num_packed_rows + kMaxGroupRows - 1) / kMaxGroupRows;
   for (int g = 0; g < num_groups; ++g) {
     const int first = block.num_packed_rows * g / num_groups;
     const int end = block.num_packed_rows * (g + 1) / num_groups;
     AttendGroupOf(end - first, block, first, tile);
+    tile.next.num_keys = 0;  // the first group has fetched them
   }
 }
 

@@ -145,7 +145,9 @@ void CpuLinear::QuantizedRows::Reserve(int64_t num_blocks, int block_words) {
 }
 
 CpuLinear::CpuLinear(WorkerPool* pool, CpuIsa isa)
-    : pool_(pool), kernels_(KernelsFor(isa)), has_amx_(ResolveIsa(isa) == CpuIsa::kAmx),
+    : pool_(pool),
+      kernels_(KernelsFor(isa)),
+      has_amx_(ResolveIsa(isa) == CpuIsa::kAmx),
       shares_(static_cast<size_t>(pool->num_threads())) {
   for (int worker = 0; worker < pool->num_threads(); ++worker) {
     scratch_.push_back(std::make_unique<WorkerScratch>());

@@ -128,7 +128,7 @@ class PackedBlocks {
   }
 
   KERNEL_INLINE void Prefetch() const {
-    for (int i = 0; i < kLayout.block_bytes; i += kCacheLine) {
+    KERNEL_UNROLL for (int i = 0; i < kLayout.block_bytes; i += kCacheLine) {
       S::Prefetch(block_ + S::kPrefetchBytes + i);
     }
   }
@@ -246,7 +246,7 @@ KERNEL_INLINE void DotGroups(const uint8_t* weights, int num_blocks, QuantTile x
       Source::kScales == ScaleKind::kHalfMinimum || Source::kScales == ScaleKind::kSuper;
   Source source(weights);
   for (int b = 0; b < num_blocks; source.Advance(++b)) {
-    source.Prefetch();
+    if (first_group == 0) source.Prefetch();  // of all groups
     typename S::Int dots[kRows][kGroups];
     DotPairs<0, kTwoScales ? kPairs / 2 : kPairs>(source, first_group, x.q, dots);
     typename S::Float d[kGroups];
