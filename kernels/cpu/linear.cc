@@ -15,10 +15,6 @@ namespace {
 constexpr int64_t kMaxBandRows = 256;
 // Up to here each worker quantises all rows for itself, which is cheaper than to meet and share.
 constexpr int64_t kMaxPrivateRows = 8;
-// 20.7 KB of unpacked weights, beside which the activations of a tile of rows, 4.6 KB or with AMX
-// 18, fit into an L1 cache of 32 or 48 KB.
-constexpr int64_t kMaxUnpackedBlocks = 9;
-static_assert(kMaxUnpackedBlocks >= kChunkBlocks);
 // Fewer rows are multiplied faster by VNNI, from registers.
 constexpr int64_t kMinAmxRows = 13;
 static_assert(kMinAmxRows > kMaxPrivateRows);
@@ -48,9 +44,9 @@ int64_t ShareBegin(int64_t count, int64_t index, int64_t num_shares) {
 }
 
 // Blocks to unpack at a time: whole chunks, or evenly where there are none.
-int64_t BlocksAtOnce(const BlockLayout& layout, int64_t num_blocks) {
+int64_t BlocksAtOnce(const BlockLayout& layout, int64_t max_blocks, int64_t num_blocks) {
   if (layout.header_bytes > 0) return kChunkBlocks;
-  const int64_t num_times = (num_blocks + kMaxUnpackedBlocks - 1) / kMaxUnpackedBlocks;
+  const int64_t num_times = (num_blocks + max_blocks - 1) / max_blocks;
   return (num_blocks + num_times - 1) / num_times;
 }
 
@@ -281,7 +277,7 @@ void CpuLinear::MultiplyUnpacked(const Band& band, const RowRange& rows, const Q
   const BlockLayout layout = LayoutOf(weight.type());
   const auto type = static_cast<size_t>(weight.type());
   const int64_t num_blocks = band.cols / kQuantBlock;
-  const int64_t at_once = BlocksAtOnce(layout, num_blocks);
+  const int64_t at_once = BlocksAtOnce(layout, band.kernels->max_unpacked_blocks, num_blocks);
   for (int64_t block = 0; block < num_blocks; block += at_once) {
     const int count = static_cast<int>(std::min(at_once, num_blocks - block));
     band.kernels->unpack[type](panel, count, scratch->unpacked);

@@ -51,6 +51,8 @@ using QuantizeKernel = void (*)(const float* x, int num_blocks, int64_t q_stride
 // or, for Q6_K, the second d [32].
 inline constexpr int kUnpackedQuantBytes = kQuantBlock * kPanelChannels * 2;
 inline constexpr int kUnpackedBlockBytes = kUnpackedQuantBytes + 2 * kPanelChannels * 4;
+inline constexpr int kMaxUnpackedBlocks = 9;
+static_assert(kMaxUnpackedBlocks >= kChunkBlocks);
 
 // Unpacked, K-quants with a minimum look like Q4_1.
 constexpr ScaleKind UnpackedKind(ScaleKind kind) {
@@ -64,6 +66,9 @@ struct LinearKernels {
   // Up to here weights are unpacked in registers, anew for each tile; above, some blocks at a time
   // into the L1 cache, for all tiles.
   int max_direct_rows = 0;
+  // Blocks to unpack at a time, so that they stay in the L1 cache beside the activations and sums of
+  // tiles of rows. K-quants: kChunkBlocks.
+  int max_unpacked_blocks = kMaxUnpackedBlocks;
   int block_words = kQuantBlock;  // of a quantised row's block: its int16, or two bf16 for each
   QuantizeKernel quantize = nullptr;
   void (*release)() = nullptr;  // a worker calls it after its products, unless null

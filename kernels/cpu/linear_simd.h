@@ -434,6 +434,7 @@ constexpr LinearKernels MakeTable() {
   LinearKernels table;
   table.tile_rows = S::kTileRows;
   table.max_direct_rows = 32;
+  table.max_unpacked_blocks = S::kUnpackedBlocks;
   table.quantize = Quantize<S>;
   AddType<S, DType::kF32>(&table);
   AddType<S, DType::kF16>(&table);
