@@ -66,8 +66,8 @@ struct LinearKernels {
   // Up to here weights are unpacked in registers, anew for each tile; above, some blocks at a time
   // into the L1 cache, for all tiles.
   int max_direct_rows = 0;
-  // Blocks to unpack at a time, so that they stay in the L1 cache beside the activations and sums of
-  // tiles of rows. K-quants: kChunkBlocks.
+  // Blocks to unpack at a time, so that they stay in the L1 cache beside the activations and sums
+  // of tiles of rows. K-quants: kChunkBlocks.
   int max_unpacked_blocks = kMaxUnpackedBlocks;
   int block_words = kQuantBlock;  // of a quantised row's block: its int16, or two bf16 for each
   QuantizeKernel quantize = nullptr;
