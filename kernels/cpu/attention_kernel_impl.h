@@ -111,7 +111,7 @@ SIMD_INLINE Block MakeBlock(const AttentionCall& call, const AttentionItem& item
   if (block.end_tile > item.end_split * int64_t{kSplitTiles}) {
     block.end_tile = item.end_split * int64_t{kSplitTiles};
   }
-  block.next_item = {nullptr, 0};
+  block.next_item = {reinterpret_cast<const uint16_t*>(call.pages), 0};
   block.k_tile = scratch;
   block.v_tile = block.k_tile + int64_t{kTile} * call.head_dim;
   block.part = block.v_tile + int64_t{kTile} * block.padded_dim;

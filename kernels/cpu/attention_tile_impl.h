@@ -26,8 +26,10 @@ static_assert(kKeyBlockTokens == 16, "a vector of scores is read from one block 
 // Vectors of sums that fit in registers beside the operands.
 #if defined(__AVX512F__)
 constexpr int kMaxAccumulators = 24;
+constexpr bool kManyRegisters = true;
 #else
 constexpr int kMaxAccumulators = 6;
+constexpr bool kManyRegisters = false;
 #endif
 template <int kRows>
 constexpr int kMaxVectors = kMaxAccumulators / kRows < 4 ? kMaxAccumulators / kRows : 4;
@@ -45,7 +47,7 @@ SIMD_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 SIMD_INLINE F32x16 LoadElements(const float* p) { return Load(p); }
 SIMD_INLINE F32x16 LoadElements(const uint16_t* p) { return LoadHalf(p); }
 
-// The first keys of a page, and their values behind them; none.
+// The first keys of a page, with their values at ValueOffset.
 struct PageKeys {
   const uint16_t* k;
   int num_keys;
@@ -63,7 +65,7 @@ struct Block {
   int64_t head_offset;  // bytes, of this kv head's K in a page
   int64_t end_key;      // that the item's last row sees
   int64_t end_tile;     // of the item's
-  PageKeys next_item;   // where the worker's next item begins
+  PageKeys next_item;   // of the first page of what the worker does next
   const int32_t* page_ids;
   float* q;       // [packed rows][head_dim], scaled
   float* part;    // [packed rows][part_stride]: the softmax of the split at hand
@@ -150,7 +152,7 @@ SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const Oper
       }
       // Else GCC keeps the broadcasts for the next vector, which takes more registers than AVX2
       // has: it then keeps a sum in memory, and decode attention takes 1.5 times as long.
-      if constexpr (kMaxAccumulators < 24) __asm__ volatile("" ::: "memory");
+      if constexpr (!kManyRegisters) __asm__ volatile("" ::: "memory");
     }
   }
   *prefetcher = local_prefetcher;

@@ -185,6 +185,11 @@ void CpuLinear::RunBand(const Band& band) {
       scratch->private_rows.Reserve(num_blocks, band.kernels->block_words);
     }
   }
+  DealShares(band);
+  pool_->Run([&](int worker) { RunWorker(band, worker); });
+}
+
+void CpuLinear::DealShares(const Band& band) {
   const int num_workers = pool_->num_threads();
   const int64_t num_items = band.num_parts * band.num_panels;
   for (int worker = 0; worker < num_workers; ++worker) {
@@ -192,7 +197,6 @@ void CpuLinear::RunBand(const Band& band) {
     share->next.store(ShareBegin(num_items, worker, num_workers), std::memory_order_relaxed);
     share->end = ShareBegin(num_items, worker + 1, num_workers);
   }
-  pool_->Run([&](int worker) { RunWorker(band, worker); });
 }
 
 void CpuLinear::RunWorker(const Band& band, int worker) {

@@ -55,6 +55,7 @@ class CpuLinear {
   };
 
   void RunBand(const Band& band);
+  void DealShares(const Band& band);
   void RunWorker(const Band& band, int worker);
   void QuantizeRows(const Band& band, int64_t first_row, int64_t end_row,
                     QuantizedRows* rows) const;
