@@ -29,7 +29,9 @@ struct Shape {
   int head_dim;
 
   KvSpec spec() const { return {num_kv_heads, head_dim}; }
-  size_t row_floats() const { return static_cast<size_t>(num_heads * head_dim); }
+  size_t row_floats() const {
+    return static_cast<size_t>(num_heads) * static_cast<size_t>(head_dim);
+  }
 };
 
 struct Options {
@@ -107,11 +109,11 @@ class Cache {
     const int slot = position % kPageTokens;
     for (int h = 0; h < shape_.num_kv_heads; ++h) {
       uint16_t* head = pages_.data() + page + h * KvHeadStride(shape_.head_dim);
-      const auto token =
-          static_cast<size_t>((position * shape_.num_kv_heads + h) * shape_.head_dim);
+      const auto token = static_cast<size_t>(int64_t{position} * shape_.num_kv_heads + h) *
+                         static_cast<size_t>(shape_.head_dim);
       for (int d = 0; d < shape_.head_dim; ++d) {
         head[KeyOffset(shape_.head_dim, slot, d)] = sequence.k[token + static_cast<size_t>(d)];
-        head[ValueOffset(shape_.head_dim) + slot * PaddedHeadDim(shape_.head_dim) + d] =
+        head[ValueOffset(shape_.head_dim) + int64_t{slot} * PaddedHeadDim(shape_.head_dim) + d] =
             sequence.v[token + static_cast<size_t>(d)];
       }
     }
@@ -292,6 +294,7 @@ std::vector<Rows> MixedRows() {
 
 std::vector<int> LengthsFor(const std::vector<Rows>& rows) {
   std::vector<int> lengths;
+  lengths.reserve(rows.size());
   for (const Rows& r : rows) lengths.push_back(r.end);
   return lengths;
 }
@@ -397,7 +400,7 @@ TEST(AttentionTest, ANonFiniteQuerySpoilsItsOwnRowAlone) {
     for (const CpuIsa isa : SupportedIsas()) {
       Cache cache(kSmolLm, {100, 70}, 1.0f, 6);
       const std::vector<float> expected = Attend(cache, {}, rows, {isa, 2});
-      const size_t head_start = 50 * kSmolLm.row_floats() + 4 * 64;
+      const size_t head_start = 50 * kSmolLm.row_floats() + size_t{4} * 64;
       cache.sequence(0).q[head_start + 7] = bad;
       std::vector<float> out = Attend(cache, {}, rows, {isa, 2});
       for (size_t d = 0; d < 64; ++d) {
@@ -436,7 +439,7 @@ TEST(AttentionTest, ANeighboursKeysDoNotChangeTheSignOfAZero) {
     const std::vector<float> alone = Attend(cache, {}, {{0, 258, 1}}, {isa, 1});
     const std::vector<float> together = Attend(cache, {}, {{0, 259, 2}}, {isa, 1});
     EXPECT_EQ(alone[0], 0.0f);
-    EXPECT_EQ(std::memcmp(alone.data(), together.data(), 32 * sizeof(float)), 0);
+    EXPECT_TRUE(SameBits(alone, {together.begin(), together.begin() + 32}));
   }
 }
 

@@ -99,7 +99,9 @@ struct Shape {
 
   KvSpec spec() const { return {num_kv_heads, head_dim}; }
   int row_heads() const { return num_heads + 2 * num_kv_heads; }
-  size_t row_floats() const { return static_cast<size_t>(row_heads() * head_dim); }
+  size_t row_floats() const {
+    return static_cast<size_t>(row_heads()) * static_cast<size_t>(head_dim);
+  }
 };
 
 constexpr Shape kShapes[] = {{9, 3, 64, 64},   {4, 4, 80, 80}, {6, 2, 96, 32},
@@ -182,7 +184,7 @@ Rotated RotateExactly(const Shape& shape, const float* head, int64_t position) {
     const double x = head[i];
     const double y = head[i + num_pairs];
     const auto low = static_cast<size_t>(i);
-    const auto high = static_cast<size_t>(i + num_pairs);
+    const size_t high = low + static_cast<size_t>(num_pairs);
     rotated.values[low] = x * c - y * s;
     rotated.values[high] = x * s + y * c;
     rotated.tolerances[low] = rotated.tolerances[high] = (std::fabs(x) + std::fabs(y)) * 0x1p-23;
@@ -220,9 +222,9 @@ TEST(RopeStoreKvTest, RotatesAndStoresAsFloat64Does) {
             ASSERT_NEAR(k, rotated.values[i],
                         rotated.tolerances[i] + std::fabs(rotated.values[i]) * 0x1p-11 + 0x1p-25);
           } else {
-            const float v = PageElement(
-                result, shape, batch.PageId(row),
-                page_head + ValueOffset(shape.head_dim) + slot * PaddedHeadDim(shape.head_dim) + d);
+            const float v = PageElement(result, shape, batch.PageId(row),
+                                        page_head + ValueOffset(shape.head_dim) +
+                                            int64_t{slot} * PaddedHeadDim(shape.head_dim) + d);
             ASSERT_EQ(v, HalfToFloat(FloatToHalfFinite(qkv[start + i])));
           }
         }
@@ -320,7 +322,7 @@ TEST(RopeStoreKvTest, CopyPageCopiesTheFirstTokensAndNoMore) {
   CpuCopyPage(shape.spec(), reinterpret_cast<std::byte*>(pages.data()), 2, 0, kTokens);
   for (int64_t i = 0; i < page_halves; ++i) {
     const int64_t in_head = i % KvHeadStride(40);
-    const int64_t key_block = in_head / (40 * kKeyBlockTokens);
+    const int64_t key_block = in_head / (int64_t{40} * kKeyBlockTokens);
     const int64_t token = in_head < ValueOffset(40)
                               ? key_block * kKeyBlockTokens + in_head % kKeyBlockTokens
                               : (in_head - ValueOffset(40)) / PaddedHeadDim(40);

@@ -163,6 +163,7 @@ class Runner {
 
   static std::vector<TokenCount> CountList(const std::map<TokenId, int32_t>& counts) {
     std::vector<TokenCount> list;
+    list.reserve(counts.size());
     for (const auto& [token, count] : counts) list.push_back({token, count});
     return list;
   }
