@@ -10,6 +10,7 @@
 
 #include "kernels/cpu/attention_kernel.h"
 #include "kernels/cpu/kv_page.h"
+#include "kernels/cpu/prefetcher.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/vector_math.h"
 
@@ -37,6 +38,8 @@ constexpr int kMaxVectors = kMaxAccumulators / kRows < 4 ? kMaxAccumulators / kR
 // Fewer rows than this read K and V from the page as fp16; more convert the tile once to fp32. From
 // 20 rows on, groups of nearly equal size have 5 or 6.
 constexpr int kMinRowsToConvert = 20;
+
+using KeyPrefetcher = Prefetcher<kIntoL2>;
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
@@ -83,28 +86,6 @@ struct Tile {
   int64_t first_key;
 };
 
-// Asks for all lines of some memory, evenly in `num_steps`.
-class Prefetcher {
- public:
-  SIMD_INLINE Prefetcher(const uint16_t* data, int64_t num_elements, int64_t num_steps)
-      : next_(reinterpret_cast<const char*>(data)),
-        end_(next_ + num_elements * int64_t{sizeof(uint16_t)}),
-        lines_a_step_(CeilDiv(CeilDiv(end_ - next_, kCacheLine), num_steps)) {}
-
-  SIMD_INLINE void Step() {
-    if (next_ >= end_) return;
-    for (int64_t i = 0; i < lines_a_step_; ++i, next_ += kCacheLine) {
-      _mm_prefetch(next_, _MM_HINT_T1);
-    }
-  }
-
- private:
-  static constexpr int kCacheLine = 64;
-  const char* next_;
-  const char* end_;
-  int64_t lines_a_step_;
-};
-
 // Keys [begin, end) of a tile.
 struct KeyRange {
   int begin;
@@ -137,10 +118,10 @@ struct Operand {
 // sums[r][j] += a[r][k] * b[k][j], k ascending.
 template <int kRows, int kVectors, typename T>
 SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const Operand<T>& operand,
-                                    int depth, Prefetcher* prefetcher,
+                                    int depth, KeyPrefetcher* prefetcher,
                                     F32x16 (&sums)[kRows][kVectors]) {
   const T* b = operand.data;
-  Prefetcher local_prefetcher = *prefetcher;
+  KeyPrefetcher local_prefetcher = *prefetcher;
   for (int k = 0; k < depth; ++k, b += operand.row_stride) {
     if constexpr (sizeof(T) == 2) local_prefetcher.Step();
 #pragma GCC unroll 4
@@ -160,7 +141,7 @@ SIMD_INLINE void MultiplyAccumulate(const float* a, int64_t a_stride, const Oper
 
 // p[r][key] = q[r] . k[key] for the keys of kVectors vectors.
 template <int kRows, int kVectors, typename T>
-SIMD_INLINE void ScoreVectors(int head_dim, const float* q, const T* k, Prefetcher* prefetcher,
+SIMD_INLINE void ScoreVectors(int head_dim, const float* q, const T* k, KeyPrefetcher* prefetcher,
                               float* p) {
   F32x16 sums[kRows][kVectors];
 #pragma GCC unroll 6
@@ -180,7 +161,7 @@ SIMD_INLINE void ScoreVectors(int head_dim, const float* q, const T* k, Prefetch
 // o[r] = o[r] * correction[r] + p[r] . v, for the dimensions of kVectors vectors.
 template <int kRows, int kVectors, typename T>
 SIMD_INLINE void OutputVectors(const Block& block, const float* p, const float* correction,
-                               const T* v, int num_keys, Prefetcher* prefetcher, float* o) {
+                               const T* v, int num_keys, KeyPrefetcher* prefetcher, float* o) {
   F32x16 sums[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -229,7 +210,7 @@ struct ScoreStep {
   const Block& block;
   const Tile<T>& tile;
   const float* q;
-  Prefetcher* prefetcher;
+  KeyPrefetcher* prefetcher;
   float* p;
   template <int kVectors>
   SIMD_INLINE void Run(int first) const {
@@ -246,7 +227,7 @@ struct OutputStep {
   const float* p;
   const float* correction;
   KeyRange keys;
-  Prefetcher* prefetcher;
+  KeyPrefetcher* prefetcher;
   float* o;
   template <int kVectors>
   SIMD_INLINE void Run(int first) const {
@@ -329,8 +310,8 @@ template <int kRows, typename T>
   const float* q = block.q + int64_t{first_row} * head_dim;
   constexpr int kMax = kMaxVectors<kRows>;
   const int num_next_keys = (tile.next.num_keys + kKeyBlockTokens - 1) & -kKeyBlockTokens;
-  Prefetcher prefetch_k(tile.next.k, int64_t{num_next_keys} * head_dim,
-                        int64_t{NumRuns<kMax>(first, last)} * head_dim);
+  KeyPrefetcher prefetch_k(tile.next.k, num_next_keys * head_dim * int64_t{sizeof(uint16_t)},
+                           int64_t{NumRuns<kMax>(first, last)} * head_dim);
   ForVectorRuns<kMax>(first, last, ScoreStep<kRows, T>{block, tile, q, &prefetch_k, p});
   for (int r = 0; r < kRows; ++r) {
     const KeyRange row_keys = VisibleKeys(block, first_row + r, tile.first_key);
@@ -338,9 +319,9 @@ template <int kRows, typename T>
         SoftmaxVisible(block, row_keys, first, last, p + r * kTile, part + r * block.part_stride);
   }
   const int num_vectors = block.padded_dim / 16;
-  Prefetcher prefetch_v(tile.next.k + ValueOffset(head_dim),
-                        int64_t{tile.next.num_keys} * block.padded_dim,
-                        int64_t{NumRuns<kMax>(0, num_vectors)} * (keys.end - keys.begin));
+  KeyPrefetcher prefetch_v(tile.next.k + ValueOffset(head_dim),
+                           tile.next.num_keys * block.padded_dim * int64_t{sizeof(uint16_t)},
+                           int64_t{NumRuns<kMax>(0, num_vectors)} * (keys.end - keys.begin));
   ForVectorRuns<kMax>(0, num_vectors,
                       OutputStep<kRows, T>{block, tile, p, correction, keys, &prefetch_v, part});
 }

@@ -231,7 +231,7 @@ void DotTiles(const uint8_t* blocks, int num_blocks, const QuantTiles& x, CacheL
   constexpr bool kHasMinimum = kKind == ScaleKind::kHalfMinimum;
   ConfigureTiles<kRows>();
   Operands<kHalves, kRows> operands(blocks, num_blocks, x);
-  Prefetcher<Amx> prefetcher(next, x.num_tiles * 2 * num_blocks);
+  Prefetcher<kIntoL1> prefetcher(next.begin, next.num_bytes, x.num_tiles * 2 * num_blocks);
   TileDots dots[2];
   MultiplyNext<kApart>(&operands);
   StoreDots<kApart>(&dots[0]);

@@ -14,7 +14,7 @@ struct Avx512 {
   static constexpr int kLanes = 16;
   static constexpr int kNumRegisters = 32;
   static constexpr int kTileRows = 8;
-  static constexpr int kUnpackedBlocks = 9;  // 20.7 KB
+  static constexpr int kUnpackedBlocks = kMaxUnpackedBlocks;
   static constexpr int kPrefetchBytes = 2560;
 
   static constexpr int GroupsAtOnce(int /*rows*/) { return 2; }

@@ -51,7 +51,7 @@ using QuantizeKernel = void (*)(const float* x, int num_blocks, int64_t q_stride
 // or, for Q6_K, the second d [32].
 inline constexpr int kUnpackedQuantBytes = kQuantBlock * kPanelChannels * 2;
 inline constexpr int kUnpackedBlockBytes = kUnpackedQuantBytes + 2 * kPanelChannels * 4;
-inline constexpr int kMaxUnpackedBlocks = 9;
+inline constexpr int kMaxUnpackedBlocks = 9;  // at a time: 20.7 KB
 static_assert(kMaxUnpackedBlocks >= kChunkBlocks);
 
 // Unpacked, K-quants with a minimum look like Q4_1.

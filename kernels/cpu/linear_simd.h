@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cpu/linear_kernels.h"
+#include "kernels/cpu/prefetcher.h"
 
 // The kernels of LinearKernels, written once over a type S that names one instruction set's vectors
 // (linear_avx2.cc, linear_avx512.h). Included by the SIMD files alone, each compiled with its own
@@ -19,7 +20,6 @@ namespace {
 
 constexpr int kPairs = kQuantBlock / 2;
 constexpr int kWordRowBytes = kPanelChannels * 4;  // one 32-bit word of each channel
-constexpr int kCacheLine = 64;
 
 template <int kValue>
 struct Constant {
@@ -280,32 +280,11 @@ void DotPanel(const uint8_t* weights, int num_blocks, const QuantTile& x, float*
   }
 }
 
-// Asks for all of `lines` in so many steps.
-template <class S>
-class Prefetcher {
- public:
-  KERNEL_INLINE Prefetcher(CacheLines lines, int num_steps)
-      : next_(lines.begin),
-        end_(lines.begin + lines.num_bytes),
-        bytes_a_step_((lines.num_bytes / kCacheLine / num_steps + 1) * kCacheLine) {}
-
-  KERNEL_INLINE void Step() {
-    if (next_ >= end_) return;
-    for (int i = 0; i < bytes_a_step_; i += kCacheLine) S::Prefetch(next_ + i);
-    next_ += bytes_a_step_;
-  }
-
- private:
-  const uint8_t* next_;
-  const uint8_t* end_;
-  int bytes_a_step_;
-};
-
 template <class S, ScaleKind kKind, int kRows>
 void DotPanelOfTiles(const uint8_t* blocks, int num_blocks, const QuantTiles& x, CacheLines next,
                      float* sums) {
   QuantTile tile = x.first;
-  Prefetcher<S> prefetcher(next, x.num_tiles);
+  Prefetcher<kIntoL1> prefetcher(next.begin, next.num_bytes, x.num_tiles);
   for (int i = 0; i < x.num_tiles; ++i, sums += kRows * kPanelChannels) {
     prefetcher.Step();
     DotPanel<UnpackedBlocks<S, kKind>, kRows>(blocks, num_blocks, tile, sums);
