@@ -193,7 +193,7 @@ def cpu(isa):
 
 
 def measure(sides, parts, rounds, threads):
-    """[round][side][row], in turns."""
+    """[round][side][row], in turns; given out after each round, with those before it."""
     turns = []
     for number in range(rounds):
         turn = {"probe": probe(threads)}
@@ -205,7 +205,7 @@ def measure(sides, parts, rounds, threads):
                 shown = ", ".join(f"{row} {value:.4g}" for row, value in figures.items())
                 print(f"  {name}: {shown}", flush=True)
         turns.append(turn)
-    return turns
+        yield turns
 
 
 def ratio(turns, row, theirs):
@@ -275,6 +275,14 @@ def plot(table, path):
     figure.savefig(path, dpi=80)
 
 
+def write(folder, title, table, turns, text):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "peers.json").write_text(
+        json.dumps({"title": title, "table": table, "rounds": turns}, indent=1) + "\n")
+    (folder / "peers.md").write_text(text)
+    plot(table, folder / "peers.png")
+
+
 def parser_of(description, rounds):
     """The arguments that every comparison takes."""
     parser = argparse.ArgumentParser(description=description,
@@ -300,18 +308,14 @@ def main():
     parts = [part for part, rows in PARTS.items() if set(rows) & set(args.rows)]
 
     name, kind = cpu(args.isa)
-    turns = measure(sides, parts, args.rounds, args.threads)
-    table = summarize(turns, [row for row in GOALS if row in args.rows], list(files), kind)
-    title = (f"{name} ({kind}), {args.threads} threads, {args.model.name}, "
-             f"{datetime.date.today()}, {args.rounds} rounds")
-    text = markdown(table, title)
-    print("\n" + text)
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "peers.json").write_text(
-            json.dumps({"title": title, "table": table, "rounds": turns}, indent=1) + "\n")
-        (args.out / "peers.md").write_text(text)
-        plot(table, args.out / "peers.png")
+    for turns in measure(sides, parts, args.rounds, args.threads):
+        table = summarize(turns, [row for row in GOALS if row in args.rows], list(files), kind)
+        title = (f"{name} ({kind}), {args.threads} threads, {args.model.name}, "
+                 f"{datetime.date.today()}, {len(turns)} rounds")
+        text = markdown(table, title)
+        print("\n" + text, flush=True)
+        if args.out:
+            write(args.out, title, table, turns, text)
 
 
 if __name__ == "__main__":
