@@ -207,12 +207,25 @@ def free_port():
         return listener.getsockname()[1]
 
 
+ENVOY = pathlib.Path(sys.executable).parent / "envoy"
+
+
+def envoy_config(weighted):
+    """deploy/envoy/envoy.yaml, with weighted-round-robin.yaml put in as that says."""
+    config = yaml.safe_load((DEPLOY / "envoy/envoy.yaml").read_text())
+    if weighted:
+        (cluster,) = config["static_resources"]["clusters"]
+        del cluster["lb_policy"]
+        cluster |= yaml.safe_load((DEPLOY / "envoy/weighted-round-robin.yaml").read_text())
+    return config
+
+
 class Envoy(Proxy):
     """deploy/envoy/envoy.yaml, with addresses of this test in place of its own."""
 
-    def __init__(self, targets, weighted=False):
+    def __init__(self, targets, weighted=False, health_checks=True):
         folder = tempfile.TemporaryDirectory(prefix="tessera-envoy-")
-        config = yaml.safe_load((DEPLOY / "envoy/envoy.yaml").read_text())
+        config = envoy_config(weighted)
         listener, self.admin = free_port(), free_port()
         self.target = f"127.0.0.1:{listener}"
         config["admin"]["address"]["socket_address"]["port_value"] = self.admin
@@ -222,9 +235,8 @@ class Envoy(Proxy):
         self.endpoints = pathlib.Path(folder.name) / "endpoints.json"
         (cluster,) = config["static_resources"]["clusters"]
         del cluster["load_assignment"], cluster["dns_refresh_rate"], cluster["respect_dns_ttl"]
-        if weighted:
-            del cluster["lb_policy"]
-            cluster |= yaml.safe_load((DEPLOY / "envoy/weighted-round-robin.yaml").read_text())
+        if not health_checks:
+            del cluster["health_checks"]
         cluster["type"] = "EDS"
         cluster["eds_cluster_config"] = {"eds_config": {
             "resource_api_version": "V3", "path_config_source": {"path": str(self.endpoints)}}}
@@ -232,8 +244,7 @@ class Envoy(Proxy):
         self.set_targets(targets)
         path = pathlib.Path(folder.name) / "envoy.yaml"
         path.write_text(yaml.safe_dump(config))
-        program = pathlib.Path(sys.executable).parent / "envoy"
-        super().__init__([program, "-c", path, "--concurrency", 1, "--use-dynamic-base-id",
+        super().__init__([ENVOY, "-c", path, "--concurrency", 1, "--use-dynamic-base-id",
                           "--log-level", "warning"], folder)
 
     def __enter__(self):

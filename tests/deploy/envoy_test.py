@@ -6,6 +6,7 @@
 import collections
 import hashlib
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -13,7 +14,9 @@ import time
 import unittest
 
 import grpc
-from deploy_harness import Envoy, Replicas, error_of, request, run_at_once, wait_until
+import yaml
+from deploy_harness import (ENVOY, Envoy, Replicas, envoy_config, error_of, request, run_at_once,
+                            wait_until)
 from proxy_cases import A_MINUTE, CALL_S, ProxyCases, num_running, read, warm_up
 
 NUM_CLIENTS = 16
@@ -87,6 +90,17 @@ class EnvoyTest(ProxyCases, unittest.TestCase):
                     envoy.generation.Generate(request("a", 2), timeout=CALL_S)
                 self.assertEqual(envoy.stat("upstream_rq_retry"), 0)
 
+    def test_a_replica_that_cannot_be_reached_is_ejected(self):
+        with Replicas() as replicas, Envoy(replicas.targets, health_checks=False) as envoy:
+            replicas.kill(0)
+
+            def num_ejected():
+                envoy.generation.Generate(request("a", 2), timeout=CALL_S)
+                return envoy.stat("outlier_detection.ejections_enforced_total")
+
+            wait_until(num_ejected, "the ejection")
+            wait_until(lambda: envoy.stat("membership_healthy") == 2, "two replicas to be left")
+
     def test_nobody_healthy_is_said_at_once(self):
         with Replicas(count=2) as replicas, Envoy(replicas.targets) as envoy:
             replicas.kill(0)
@@ -94,6 +108,16 @@ class EnvoyTest(ProxyCases, unittest.TestCase):
             envoy.wait_for_healthy(0)
             with error_of(self, grpc.StatusCode.UNAVAILABLE):
                 envoy.generation.Generate(request("a", 4), timeout=CALL_S)
+
+
+class ShippedFilesTest(unittest.TestCase):
+    def test_they_are_valid_as_they_are(self):
+        for weighted in (False, True):
+            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                yaml.safe_dump(envoy_config(weighted), file)
+                done = subprocess.run([ENVOY, "--mode", "validate", "-c", file.name], text=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                self.assertEqual(done.returncode, 0, done.stdout)
 
 
 class WeightedRoundRobinTest(unittest.TestCase):
