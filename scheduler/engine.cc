@@ -48,6 +48,7 @@ StepReport Describe(const StepPlan& plan) {
   report.num_rows = plan.num_tokens;
   report.num_sequences = static_cast<int>(plan.sequences.size());
   report.num_prefill_rows = plan.num_prefill_tokens;
+  report.num_draft_rows = static_cast<int>(plan.drafts.size());
   report.num_samples = plan.num_samples;
   return report;
 }
@@ -165,7 +166,8 @@ absl::Status Engine::RequestSnapshot(SnapshotCallback done) {
   if (steps_ended_) return absl::UnavailableError("the engine has stopped");
   if (waiting_askers_.size() >= kMaxSnapshotCallers) {
     return absl::ResourceExhaustedError(
-        absl::StrFormat("at most %d snapshots may be asked for at once", kMaxSnapshotCallers));
+        absl::StrFormat("snapshots asked for at once: expected at most %d, this would be number %d",
+                        kMaxSnapshotCallers, waiting_askers_.size() + 1));
   }
   waiting_askers_.push_back(std::move(done));
   news_arrived_.NotifyOne();

@@ -37,6 +37,7 @@ struct StepReport {
   int num_rows = 0;
   int num_sequences = 0;
   int num_prefill_rows = 0;
+  int num_draft_rows = 0;  // guesses, after the one row of each decoding sequence
   int num_samples = 0;
   TimeNs plan_ns = 0;     // plan and build
   TimeNs execute_ns = 0;  // from its launch, until it was waited for

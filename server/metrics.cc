@@ -56,6 +56,9 @@ constexpr std::array<const char*, 8> kRejectionLabels = {
     "invalid",  "queue_requests", "queue_prompt_tokens", "tenants", "quota", "unauthenticated",
     "deadline", "draining"};
 
+constexpr char kStepRowsHelp[] =
+    "Rows that steps computed: prompts', decoding sequences', and guesses.";
+
 Success ToSuccess(FinishReason finish) {
   switch (finish) {
     case FinishReason::kStopToken:
@@ -193,6 +196,9 @@ struct Metrics::Instruments {
                                        "Most sequences that one step has had since start.", {});
   Counter& prefill_chunks = AddCounter("tessera_prefill_chunks_total",
                                        "Pieces of prompts computed, one a sequence and step.", {});
+  Counter& prompt_rows = AddCounter("tessera_step_rows_total", kStepRowsHelp, {{"kind", "prompt"}});
+  Counter& decode_rows = AddCounter("tessera_step_rows_total", kStepRowsHelp, {{"kind", "decode"}});
+  Counter& draft_rows = AddCounter("tessera_step_rows_total", kStepRowsHelp, {{"kind", "draft"}});
   Gauge& parked = AddGauge("tessera_parked_sequences", "Sequences whose reader is too slow.", {});
   Gauge& waiting_prompt_tokens =
       AddGauge("tessera_waiting_prompt_tokens", "Prompt tokens of waiting requests.", {});
@@ -251,8 +257,11 @@ void Metrics::OnStep(const StepReport& report) {
   in.commit_seconds.Observe(Seconds(report.commit_ns));
   in.step_sequences_max.Set(std::max<double>(in.step_sequences_max.Value(), report.num_sequences));
   // A decoding sequence has one row, so the sequences left over are in their prompts.
-  const int num_decoding = report.num_rows - report.num_prefill_rows;
+  const int num_decoding = report.num_rows - report.num_prefill_rows - report.num_draft_rows;
   in.prefill_chunks.Increment(report.num_sequences - num_decoding);
+  in.prompt_rows.Increment(report.num_prefill_rows);
+  in.decode_rows.Increment(num_decoding);
+  in.draft_rows.Increment(report.num_draft_rows);
   Update(report.stats);
 }
 

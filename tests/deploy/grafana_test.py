@@ -10,7 +10,8 @@ import time
 import unittest
 
 import grpc
-from deploy_harness import ROOT, Daemon, Dashboard, Prometheus, request, tessera, wait_until
+import yaml
+from deploy_harness import DEPLOY, ROOT, Daemon, Dashboard, Prometheus, request, tessera, wait_until
 
 # A daemon that is not restarted under a healthy load has nothing to show here.
 MAY_BE_ZERO = {"Late tokens (budget: 1 %)"}
@@ -132,7 +133,10 @@ class DashboardTest(unittest.TestCase):
                             self.assertIn(f"{{{{{name}}}}}", target["legendFormat"], target["expr"])
 
     def test_the_load_was_what_it_claims(self):
-        for expression in ('rate(tessera_requests_rejected_total{reason="queue_requests"}[4s])',
+        keda = DEPLOY / "kubernetes/extras/keda-scaled-object.yaml"
+        (trigger,) = yaml.safe_load(keda.read_text())["spec"]["triggers"]
+        for expression in (trigger["metadata"]["query"],
+                           'rate(tessera_requests_rejected_total{reason="queue_requests"}[4s])',
                            'rate(tessera_requests_rejected_total{reason="invalid"}[4s])',
                            'rate(vllm:request_success_total{finished_reason="abort"}[4s])',
                            "rate(vllm:prefix_cache_hits_total[4s])"):

@@ -27,9 +27,10 @@ MetricsOptions TestOptions() {
 
 StepReport MakeStep() {
   StepReport report;
-  report.num_rows = 20;
+  report.num_rows = 25;
   report.num_sequences = 6;
-  report.num_prefill_rows = 16;  // 4 decode rows, so 2 sequences in their prompts
+  report.num_prefill_rows = 16;
+  report.num_draft_rows = 5;  // 4 decode rows, so 2 sequences in their prompts
   report.plan_ns = 20'000;
   report.execute_ns = 5 * kMillisecond;
   report.commit_ns = 10'000;
@@ -76,6 +77,9 @@ TEST(MetricsTest, StepsSetGaugesAndAddDifferences) {
                         ",le=\"32\"} 2\n"));
   EXPECT_THAT(page, HasSubstr("\ntessera_step_sequences_max 6\n"));
   EXPECT_THAT(page, HasSubstr("\ntessera_prefill_chunks_total 4\n"));
+  EXPECT_THAT(page, HasSubstr("\ntessera_step_rows_total{kind=\"prompt\"} 32\n"));
+  EXPECT_THAT(page, HasSubstr("\ntessera_step_rows_total{kind=\"decode\"} 8\n"));
+  EXPECT_THAT(page, HasSubstr("\ntessera_step_rows_total{kind=\"draft\"} 10\n"));
   EXPECT_THAT(page, HasSubstr("\ntessera_kv_pages{state=\"free\"} 65\n"));
   EXPECT_THAT(page, HasSubstr("tessera_step_seconds_count{phase=\"execute\"} 2\n"));
 }

@@ -49,7 +49,11 @@ class StatusPageTest(unittest.TestCase):
         self.assertGreater(int(tiles["steps"].replace(",", "")), 0)
         self.assertEqual(dom.count("<td>waiting</td><td>a slot</td>"), 3)
         self.assertRegex(dom, r"<td>a step</td><td>[\d.]+ ms</td>")
-        self.assertIn("cpu-", dom)
+        about = re.search(r'id="about">([^<]+)', dom)[1]
+        self.assertIn("cpu-", about)
+        self.assertIn("at most 2 running, 1,024 waiting, 128 rows a step", about)
+        self.assertRegex(dom, r'id="pages-text">[1-9][\d,]* used, [\d,]+ free but holding a prefix')
+        self.assertRegex(dom, r'id="rows-text">[\d.]+ of prompts, [\d.]+ decoding, at most 128;')
 
     def test_it_tells_no_ids_and_no_text_and_needs_nothing_from_elsewhere(self):
         page, state = self.daemon.http("/"), self.daemon.http("/status.json")
