@@ -32,6 +32,8 @@ absl::Status Unusable(const char* option, const std::string& path, const char* e
 absl::Status CheckFiles(const TlsOptions& options) {
   const std::unique_ptr<SSL_CTX, void (*)(SSL_CTX*)> context(SSL_CTX_new(TLS_server_method()),
                                                              &SSL_CTX_free);
+  // A key with a passphrase would ask for it on the terminal.
+  SSL_CTX_set_default_passwd_cb(context.get(), [](char*, int, int, void*) { return 0; });
   if (SSL_CTX_use_certificate_chain_file(context.get(), options.certificate_path.c_str()) != 1) {
     return Unusable("tls-cert", options.certificate_path, "a PEM certificate chain");
   }
@@ -50,13 +52,14 @@ std::string Contents(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// Which file a path leads to (device, inode, size) and when it was written; zeros for none.
+// Which file a path leads to (device, inode, size) and when it or its rights were changed; zeros
+// for none.
 using FileState = std::tuple<dev_t, ino_t, off_t, time_t, int64_t>;
 
 FileState StateOf(const std::string& path) {
   struct stat found = {};
   if (stat(path.c_str(), &found) != 0) return {};
-  return {found.st_dev, found.st_ino, found.st_size, found.st_mtim.tv_sec, found.st_mtim.tv_nsec};
+  return {found.st_dev, found.st_ino, found.st_size, found.st_ctim.tv_sec, found.st_ctim.tv_nsec};
 }
 
 // gRPC calls Fetch at the start and before each handshake.
