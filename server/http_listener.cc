@@ -53,8 +53,9 @@ absl::StatusOr<std::unique_ptr<HttpListener>> HttpListener::Start(
   };
 
   const std::string port = address.ToString();
-  const char* const options[] = {"listening_ports",    port.c_str(), "num_threads", "4",
-                                 "request_timeout_ms", "5000",       nullptr};
+  // A client that connects and says nothing holds a thread for as long as the timeout.
+  const char* const options[] = {"listening_ports",    port.c_str(), "num_threads", "32",
+                                 "request_timeout_ms", "2000",       nullptr};
   listener->context_ = mg_start(&callbacks, listener.get(), const_cast<const char**>(options));
   if (listener->context_ == nullptr) {
     return absl::UnavailableError(
