@@ -1,5 +1,7 @@
 #include "server/health_service.h"
 
+#include "absl/strings/str_cat.h"
+
 namespace tessera {
 
 using grpc::health::v1::HealthCheckResponse;
@@ -8,11 +10,9 @@ using grpc::health::v1::HealthCheckResponse;
 // merged. Deletes itself when gRPC is done with it.
 class HealthService::WatchCall final : public grpc::ServerWriteReactor<HealthCheckResponse> {
  public:
-  WatchCall(HealthService* service, const std::string& watched) : service_(service) {
-    if (!service->AddWatch(watched, this)) {
-      End(grpc::Status(grpc::StatusCode::UNAVAILABLE,
-                       "the server is shutting down, or has too many health watches"));
-    }
+  WatchCall(HealthService* service, const HealthService::Request& request) : service_(service) {
+    const grpc::Status added = service->AddWatch(request, this);
+    if (!added.ok()) End(added);
   }
 
   void Send(HealthCheckResponse::ServingStatus status) EXCLUDES_LOCK(mutex_) {
@@ -102,16 +102,26 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
 
 grpc::ServerWriteReactor<HealthCheckResponse>* HealthService::Watch(grpc::CallbackServerContext*,
                                                                     const Request* request) {
-  return new WatchCall(this, request->service());
+  return new WatchCall(this, *request);
 }
 
-bool HealthService::AddWatch(const std::string& service, WatchCall* call) {
+// gRPC keeps the request as long as the call is open, and anybody may open one.
+grpc::Status HealthService::AddWatch(const Request& request, WatchCall* call) {
+  if (const size_t size = request.ByteSizeLong(); size > kMaxRequestBytes) {
+    return {grpc::StatusCode::INVALID_ARGUMENT,
+            absl::StrCat("request: expected at most ", kMaxRequestBytes, " bytes, got ", size)};
+  }
   MutexLock lock(&mutex_);
-  if (shut_down_ || watches_.size() >= kMaxWatches) return false;
-  watches_.emplace(call, service);
-  const auto status = statuses_.find(service);
+  if (shut_down_) return {grpc::StatusCode::UNAVAILABLE, "the server is shutting down"};
+  if (watches_.size() >= kMaxWatches) {
+    return {grpc::StatusCode::RESOURCE_EXHAUSTED,
+            absl::StrCat("health watches: expected at most ", kMaxWatches,
+                         ", this would be number ", watches_.size() + 1)};
+  }
+  watches_.emplace(call, request.service());
+  const auto status = statuses_.find(request.service());
   call->Send(status == statuses_.end() ? Response::SERVICE_UNKNOWN : status->second);
-  return true;
+  return grpc::Status::OK;
 }
 
 void HealthService::RemoveWatch(WatchCall* call) {

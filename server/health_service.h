@@ -15,6 +15,7 @@ namespace tessera {
 class HealthService final : public grpc::health::v1::Health::CallbackService {
  public:
   static constexpr size_t kMaxWatches = 1024;
+  static constexpr size_t kMaxRequestBytes = 1024;
 
   // All are NOT_SERVING at first.
   explicit HealthService(const std::vector<std::string>& services);
@@ -36,8 +37,8 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
                                   Response* response) override;
   grpc::ServerWriteReactor<Response>* Watch(grpc::CallbackServerContext* context,
                                             const Request* request) override;
-  // False: there are too many watches, or the server shuts down.
-  bool AddWatch(const std::string& service, WatchCall* call) EXCLUDES_LOCK(mutex_);
+  // Not OK: there are too many watches, or the server shuts down.
+  grpc::Status AddWatch(const Request& request, WatchCall* call) EXCLUDES_LOCK(mutex_);
   void RemoveWatch(WatchCall* call) EXCLUDES_LOCK(mutex_);
 
   mutable Mutex mutex_;

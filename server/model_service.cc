@@ -22,7 +22,7 @@ absl::Status TokenizeBytes(const RequestParser& parser, const grpc::ByteBuffer& 
                            grpc::ByteBuffer* response) {
   v1::TokenizeRequest proto;
   RETURN_IF_ERROR(ParseMessage(request, &proto));
-  const std::vector<TokenId> tokens = parser.Tokenize(proto);
+  ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, parser.Tokenize(proto));
   v1::TokenizeResponse answer;
   answer.mutable_token_ids()->Add(tokens.begin(), tokens.end());
   *response = SerializeMessage(answer);

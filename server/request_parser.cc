@@ -80,10 +80,11 @@ void SortAndDeduplicate(std::vector<TokenId>* tokens) {
 
 }  // namespace
 
-RequestParser::RequestParser(const Tokenizer* tokenizer, int max_context,
+RequestParser::RequestParser(const Tokenizer* tokenizer, int max_context, size_t max_message_bytes,
                              std::string served_model_name)
     : tokenizer_(tokenizer),
       max_context_(max_context),
+      max_message_bytes_(max_message_bytes),
       served_model_name_(std::move(served_model_name)) {
   for (TokenId token = 0; token < tokenizer_->vocab_size(); ++token) {
     max_token_bytes_ = std::max(max_token_bytes_, tokenizer_->Bytes(token).size());
@@ -112,40 +113,59 @@ absl::Status RequestParser::ParsePrompt(const v1::GenerateRequest& proto,
   if (proto.has_text()) {
     RETURN_IF_ERROR(ParseTextPrompt(proto, request));
   } else if (proto.has_token_ids()) {
-    request->prompt.assign(proto.token_ids().ids().begin(), proto.token_ids().ids().end());
-    for (size_t i = 0; i < request->prompt.size(); ++i) {
-      RETURN_IF_ERROR(CheckToken(absl::StrCat("token_ids.ids[", i, "]"), request->prompt[i]));
-    }
+    RETURN_IF_ERROR(ParseTokenPrompt(proto.token_ids(), request));
   }
   if (request->prompt.empty()) {
     return InvalidField("prompt", "text or token_ids of at least one token", "nothing");
   }
-  // One token of the context is left for the answer.
-  const int max_prompt_tokens = max_context_ - 1;
-  if (request->prompt.size() > static_cast<size_t>(max_prompt_tokens)) {
-    return InvalidField("prompt", absl::StrCat("at most ", max_prompt_tokens, " tokens"),
-                        absl::StrCat(request->prompt.size(), " tokens"));
-  }
-  if (proto.echo()) parsed->echo_text = proto.has_text() ? proto.text() : Text(request->prompt);
-  return absl::OkStatus();
+  RETURN_IF_ERROR(CheckPromptSize(request->prompt.size()));
+  return proto.echo() ? ParseEcho(proto, parsed) : absl::OkStatus();
 }
 
 absl::Status RequestParser::ParseTextPrompt(const v1::GenerateRequest& proto,
                                             Request* request) const {
   if (proto.text().empty()) return absl::OkStatus();
-  // Spares us tokenizing what cannot fit.
-  const size_t max_bytes = static_cast<size_t>(max_context_) * max_token_bytes_;
-  if (proto.text().size() > max_bytes) {
-    return InvalidField(
-        "prompt", absl::StrCat("at most ", max_context_ - 1, " tokens"),
-        absl::StrCat("a text of ", proto.text().size(), " bytes, which is at least ",
-                     proto.text().size() / max_token_bytes_, " tokens"));
-  }
+  RETURN_IF_ERROR(CheckTextSize("prompt", proto.text().size()));
   if (tokenizer_->adds_bos()) request->prompt.push_back(tokenizer_->bos_token());
   const std::vector<TokenId> tokens = tokenizer_->Encode(
       proto.text(), proto.parse_special() ? SpecialTokens::kParse : SpecialTokens::kPlainText);
   request->prompt.insert(request->prompt.end(), tokens.begin(), tokens.end());
   return absl::OkStatus();
+}
+
+absl::Status RequestParser::ParseTokenPrompt(const v1::TokenIds& proto, Request* request) const {
+  RETURN_IF_ERROR(CheckPromptSize(static_cast<size_t>(proto.ids_size())));
+  RETURN_IF_ERROR(CheckTokens("token_ids.ids", proto.ids()));
+  request->prompt.assign(proto.ids().begin(), proto.ids().end());
+  return absl::OkStatus();
+}
+
+// Each of the n outputs begins with a copy, which is held until the answer is sent.
+absl::Status RequestParser::ParseEcho(const v1::GenerateRequest& proto,
+                                      ParsedRequest* parsed) const {
+  parsed->echo_text = proto.has_text() ? proto.text() : Text(parsed->request.prompt);
+  const size_t echoed = parsed->echo_text.size() * parsed->request.num_sequences;
+  const size_t max_echoed = max_message_bytes_ / 8;
+  if (echoed <= max_echoed) return absl::OkStatus();
+  return InvalidField(
+      "echo", absl::StrCat("at most ", max_echoed, " bytes of prompt in the n outputs together"),
+      absl::StrCat(echoed, " bytes"));
+}
+
+// One token of the context is left for the answer.
+absl::Status RequestParser::CheckPromptSize(size_t num_tokens) const {
+  const int max_tokens = max_context_ - 1;
+  if (num_tokens <= static_cast<size_t>(max_tokens)) return absl::OkStatus();
+  return InvalidField("prompt", absl::StrCat("at most ", max_tokens, " tokens"),
+                      absl::StrCat(num_tokens, " tokens"));
+}
+
+// Spares us tokenizing what cannot fit.
+absl::Status RequestParser::CheckTextSize(const char* field, size_t num_bytes) const {
+  if (num_bytes <= static_cast<size_t>(max_context_) * max_token_bytes_) return absl::OkStatus();
+  return InvalidField(field, absl::StrCat("at most ", max_context_ - 1, " tokens"),
+                      absl::StrCat("a text of ", num_bytes, " bytes, which is at least ",
+                                   num_bytes / max_token_bytes_, " tokens"));
 }
 
 absl::Status RequestParser::ParseSampling(const v1::SamplingParams& proto, uint64_t drawn_seed,
@@ -247,20 +267,36 @@ absl::Status RequestParser::ParseCounts(const v1::GenerateRequest& proto, Reques
 }
 
 absl::Status RequestParser::CheckToken(const std::string& field, int64_t token) const {
-  const int vocab_size = tokenizer_->vocab_size();
-  if (token >= 0 && token < vocab_size) return absl::OkStatus();
-  return InvalidField(field, absl::StrCat("a token id of 0 to ", vocab_size - 1),
+  if (IsToken(token)) return absl::OkStatus();
+  return InvalidField(field, absl::StrCat("a token id of 0 to ", tokenizer_->vocab_size() - 1),
                       absl::StrCat(token));
 }
 
-std::vector<TokenId> RequestParser::Tokenize(const v1::TokenizeRequest& proto) const {
+template <typename Tokens>
+absl::Status RequestParser::CheckTokens(const char* field, const Tokens& tokens) const {
+  for (int i = 0; i < tokens.size(); ++i) {
+    if (IsToken(tokens[i])) continue;
+    return CheckToken(absl::StrCat(field, "[", i, "]"), tokens[i]);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<TokenId>> RequestParser::Tokenize(
+    const v1::TokenizeRequest& proto) const {
+  RETURN_IF_ERROR(CheckTextSize("text", proto.text().size()));
   return tokenizer_->Encode(
       proto.text(), proto.parse_special() ? SpecialTokens::kParse : SpecialTokens::kPlainText);
 }
 
 absl::StatusOr<std::string> RequestParser::Detokenize(const v1::DetokenizeRequest& proto) const {
-  for (int i = 0; i < proto.token_ids_size(); ++i) {
-    RETURN_IF_ERROR(CheckToken(absl::StrCat("token_ids[", i, "]"), proto.token_ids(i)));
+  RETURN_IF_ERROR(CheckTokens("token_ids", proto.token_ids()));
+  constexpr size_t kMaxGrowth = 3;  // a byte that is not UTF-8 becomes three
+  const size_t max_bytes = max_message_bytes_ / (kMaxGrowth + 1);
+  size_t num_bytes = 0;
+  for (const TokenId token : proto.token_ids()) num_bytes += tokenizer_->Bytes(token).size();
+  if (num_bytes > max_bytes) {
+    return InvalidField("token_ids", absl::StrCat("tokens of at most ", max_bytes, " bytes"),
+                        absl::StrCat(num_bytes, " bytes"));
   }
   return Text({proto.token_ids().begin(), proto.token_ids().end()});
 }

@@ -9,6 +9,7 @@ namespace tessera {
 namespace {
 
 using testing::ElementsAre;
+using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Pair;
 
@@ -51,7 +52,7 @@ class RequestParserTest : public testing::Test {
   }
 
   BosTokenizer tokenizer_;
-  RequestParser parser_{&tokenizer_, /*max_context=*/128, "model"};
+  RequestParser parser_{&tokenizer_, /*max_context=*/128, /*max_message_bytes=*/4096, "model"};
   v1::GenerateRequest proto_;
 };
 
@@ -163,6 +164,43 @@ TEST_F(RequestParserTest, EchoOfATextIsThatText) {
   proto_.set_text("caf\xC3\xA9");
   proto_.set_echo(true);
   EXPECT_EQ(Parse().echo_text, "caf\xC3\xA9");
+}
+
+TEST_F(RequestParserTest, EchoesOfAllOutputsAreBoundedTogether) {
+  proto_.set_text(std::string(100, 'x'));
+  proto_.set_echo(true);
+  proto_.set_n(5);
+  EXPECT_EQ(Parse().echo_text.size(), 100u);
+  proto_.set_n(6);  // of 4096 / 8 bytes
+  EXPECT_THAT(std::string(parser_.Parse(proto_, kDrawnSeed).status().message()),
+              HasSubstr("echo: expected at most 512 bytes of prompt in the n outputs together, got "
+                        "600 bytes"));
+}
+
+TEST_F(RequestParserTest, TooManyTokensAreRefusedBeforeTheyAreLookedAt) {
+  for (int i = 0; i < 128; ++i) proto_.mutable_token_ids()->add_ids(-1);
+  EXPECT_THAT(std::string(parser_.Parse(proto_, kDrawnSeed).status().message()),
+              HasSubstr("prompt: expected at most 127 tokens, got 128 tokens"));
+}
+
+TEST_F(RequestParserTest, TextsBeyondAnyPromptAreNotTokenized) {
+  v1::TokenizeRequest request;
+  request.set_text(std::string(128 * 5, 'x'));  // the longest token has five bytes
+  EXPECT_TRUE(parser_.Tokenize(request).ok());
+  request.set_text(std::string(128 * 5 + 1, 'x'));
+  EXPECT_THAT(std::string(parser_.Tokenize(request).status().message()),
+              HasSubstr("text: expected at most 127 tokens, got a text of 641 bytes"));
+}
+
+TEST_F(RequestParserTest, TokensThatNoMessageHoldsAreNotDetokenized) {
+  v1::DetokenizeRequest request;
+  for (int i = 0; i < 1024; ++i) request.add_token_ids(0xff);  // three bytes each as U+FFFD
+  const absl::StatusOr<std::string> text = parser_.Detokenize(request);
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(text->size(), 3072u);
+  request.add_token_ids('x');
+  EXPECT_THAT(std::string(parser_.Detokenize(request).status().message()),
+              HasSubstr("token_ids: expected tokens of at most 1024 bytes, got 1025 bytes"));
 }
 
 }  // namespace

@@ -364,6 +364,23 @@ TEST(DrainTest, OpenRequestsFinishNewOnesAreRefusedAndWatchersHear) {
   drain.join();
 }
 
+TEST(HealthTest, WatchesThatAreTooLongAreRefused) {
+  TestServer test;
+  const auto end_of_watch = [&](size_t name_bytes) {
+    grpc::health::v1::HealthCheckRequest request;
+    request.set_service(std::string(name_bytes, 'x'));
+    const auto context = NewContext();
+    const auto watch = test.health->Watch(context.get(), request);
+    grpc::health::v1::HealthCheckResponse response;
+    if (watch->Read(&response)) context->TryCancel();
+    return watch->Finish();
+  };
+  EXPECT_EQ(end_of_watch(1000).error_code(), StatusCode::CANCELLED) << "it is open";
+  const grpc::Status status = end_of_watch(2000);
+  EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("expected at most 1024 bytes, got 2003"));
+}
+
 TEST(DrainTest, WatchersHearOfItWhileCallsAreStillAnswered) {
   TestServer test;
   const auto watch_context = NewContext();
