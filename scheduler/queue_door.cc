@@ -39,6 +39,7 @@ absl::Status QueueDoor::CheckRoom(const Visitor& visitor, SubmitRefusal* refusal
   const auto refuse = [refusal](RefusalReason reason, int64_t limit, int64_t actual,
                                 const char* what) {
     refusal->reason = reason;
+    refusal->what = what;
     refusal->limit = limit;
     refusal->actual = actual;
     return absl::ResourceExhaustedError(absl::StrFormat(

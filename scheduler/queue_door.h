@@ -20,6 +20,7 @@ enum class RefusalReason : uint8_t {
 
 struct SubmitRefusal {
   RefusalReason reason = RefusalReason::kNone;
+  const char* what = "";      // with kTooMany...: what is limited, e.g. "waiting requests"
   int64_t limit = 0;          // with kTooMany...: what may be queued
   int64_t actual = 0;         // with kTooMany...: what it would have become
   TimeNs predicted_wait = 0;  // of a request that joins the queue's end now; 0: not known

@@ -16,11 +16,14 @@
 namespace tessera {
 namespace {
 
+constexpr int64_t kLongestDeadlineSeconds = int64_t{100} * 365 * 24 * 3600;
+
+// Clients may ask for centuries, which a time_point of nanoseconds does not hold.
 TimeNs DeadlineOnEngineClock(const grpc::CallbackServerContext& context, const Engine& engine) {
-  const auto deadline = context.deadline();
-  if (deadline == std::chrono::system_clock::time_point::max()) return kNoDeadline;
+  const gpr_timespec raw = context.raw_deadline();
+  if (raw.tv_sec - gpr_now(raw.clock_type).tv_sec > kLongestDeadlineSeconds) return kNoDeadline;
   const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(
-      deadline - std::chrono::system_clock::now());
+      context.deadline() - std::chrono::system_clock::now());
   return engine.Now() + left.count();
 }
 
@@ -60,11 +63,18 @@ grpc::Status EndStatus(const absl::Status& status, const ServingContext& serving
   return ToGrpcStatus(status);
 }
 
+// gRPC would keep the request's bytes as long as the call is open.
+absl::Status TakeMessage(const grpc::ByteBuffer& request, google::protobuf::Message* message) {
+  const absl::Status parsed = ParseMessage(request, message);
+  const_cast<grpc::ByteBuffer&>(request).Clear();
+  return parsed;
+}
+
 absl::Status StartSession(const grpc::ByteBuffer& request, GenerationSession* session,
                           std::shared_ptr<DeltaWriter> writer) {
   RETURN_IF_ERROR(session->CheckCaller());
   v1::GenerateRequest proto;
-  const absl::Status parsed = ParseMessage(request, &proto);
+  const absl::Status parsed = TakeMessage(request, &proto);
   if (!parsed.ok()) return session->Refuse(parsed);
   return session->Start(proto, std::move(writer));
 }
@@ -129,6 +139,7 @@ grpc::ServerUnaryReactor* UnaryCall::Start(ServingContext* serving,
   const absl::Status started = StartSession(request, call->session_.get(), call);
   if (started.ok()) {
     call->sum_ = call->session_->FirstMessage();
+    call->sum_bytes_ = call->sum_.ByteSizeLong();
     call->CollectOnceBegun();
   } else {
     call->Finish(EndStatus(started, *serving, *call->session_, context));

@@ -26,9 +26,8 @@ constexpr milliseconds kMinRetryDelay{100};
 constexpr milliseconds kMaxRetryDelay{60'000};
 constexpr milliseconds kUnknownRetryDelay{1000};
 
-// Keeps a long prompt's scores in messages of moderate size: at 20 logprobs a token, half a
-// megabyte.
-constexpr size_t kPromptScoresPerMessage = 1024;
+// Keeps a long prompt's scores in messages of moderate size.
+constexpr size_t kMaxScoreBytesPerMessage = 512 * 1024;
 
 // A queue that is full has room for one more when its head has begun to run: a small part of the
 // time that its tail will wait.
@@ -38,10 +37,9 @@ milliseconds RetryDelayAfter(TimeNs predicted_wait, int64_t queue_length) {
   return std::clamp(one_place, kMinRetryDelay, kMaxRetryDelay);
 }
 
-absl::Status QueueIsFull(const std::string& what, const SubmitRefusal& refusal,
-                         int64_t queue_length) {
-  return Overloaded(what,
-                    absl::StrCat(what, ": expected at most ", refusal.limit,
+absl::Status QueueIsFull(const SubmitRefusal& refusal, int64_t queue_length) {
+  return Overloaded(refusal.what,
+                    absl::StrCat(refusal.what, ": expected at most ", refusal.limit,
                                  ", this would be number ", refusal.actual),
                     RetryDelayAfter(refusal.predicted_wait, queue_length));
 }
@@ -50,9 +48,9 @@ absl::Status QueueIsFull(const std::string& what, const SubmitRefusal& refusal,
 absl::Status Explained(const absl::Status& status, const SubmitRefusal& refusal) {
   switch (refusal.reason) {
     case RefusalReason::kTooManyRequests:
-      return QueueIsFull("waiting requests", refusal, refusal.limit);
+      return QueueIsFull(refusal, refusal.limit);
     case RefusalReason::kTooManyPromptTokens:
-      return QueueIsFull("waiting prompt tokens", refusal, 1);
+      return QueueIsFull(refusal, 1);
     case RefusalReason::kDraining:
       return Draining();
     case RefusalReason::kInvalid:
@@ -132,9 +130,13 @@ GenerationSession::GenerationSession(ServingContext* context, CallIdentity ident
     : context_(context),
       identity_(std::move(identity)),
       request_id_(RandomRequestId()),
-      id_(context->next_request_id.fetch_add(1)) {}
+      id_(context->next_request_id.fetch_add(1)),
+      begun_(context->engine->Now()) {}
 
-GenerationSession::~GenerationSession() { context_->calls->Remove(id_); }
+GenerationSession::~GenerationSession() {
+  context_->calls->Remove(id_);
+  LeavePlace();
+}
 
 absl::Status GenerationSession::CheckCaller() {
   if (identity_.caller.ok()) return absl::OkStatus();
@@ -146,6 +148,10 @@ absl::Status GenerationSession::Start(const v1::GenerateRequest& proto,
   if (context_->engine->draining()) {  // before the work of reading a long prompt
     return RefuseFor(Rejection::kDraining, Draining());
   }
+  if (const absl::Status status = CheckRates(); !status.ok()) return RefuseForQuota(status);
+  if (const absl::Status status = TakePlace(); !status.ok()) {
+    return RefuseFor(Rejection::kQueueRequests, status);
+  }
   absl::StatusOr<ParsedRequest> parsed = context_->parser->Parse(proto, RandomBits64() & kSeedMask);
   if (!parsed.ok()) return Refuse(parsed.status());
   if (const absl::Status status = AcquireTenant(&parsed->request); !status.ok()) {
@@ -153,8 +159,7 @@ absl::Status GenerationSession::Start(const v1::GenerateRequest& proto,
                      status);
   }
   if (const absl::Status status = AcquireQuota(parsed->request); !status.ok()) {
-    context_->metrics->CountTenantRefusal(tenant_name());
-    return RefuseFor(Rejection::kQuota, status);
+    return RefuseForQuota(status);
   }
   parsed->request.id = id_;
   parsed->request.deadline = identity_.deadline;
@@ -167,13 +172,34 @@ absl::Status GenerationSession::Start(const v1::GenerateRequest& proto,
   return Submit(std::move(parsed->request));
 }
 
+// Until the call is over. The engine bounds what it has not finished; this bounds what is finished
+// and has not been read.
+absl::Status GenerationSession::TakePlace() {
+  has_place_ = true;
+  const int num_open = context_->num_open_generations.fetch_add(1) + 1;
+  if (num_open <= context_->max_open_generations) return absl::OkStatus();
+  return Overloaded(
+      "open generations",
+      absl::StrCat("open generations: expected at most ", context_->max_open_generations,
+                   ", this would be number ", num_open),
+      kUnknownRetryDelay);
+}
+
+void GenerationSession::LeavePlace() {
+  if (std::exchange(has_place_, false)) context_->num_open_generations.fetch_sub(1);
+}
+
 absl::Status GenerationSession::Refuse(const absl::Status& status) {
   return RefuseFor(Rejection::kInvalid, status);
 }
 
 absl::Status GenerationSession::RefuseFor(Rejection reason, const absl::Status& status) {
   context_->metrics->CountRejection(reason);
+  LeavePlace();
   EndWith(status);
+  if (!identity_.trace.parent_span_id.empty()) {  // else a flood would fill up the tracer's queue
+    RecordTrace({.arrived = begun_, .finished = context_->engine->Now()}, true);
+  }
   Log(LogLevel::kInfo, "refused",
       {{"request_id", request_id_},
        {"trace_id", identity_.trace.trace_id},
@@ -193,6 +219,18 @@ absl::Status GenerationSession::AcquireTenant(Request* request) {
   request->tenant = tenant_.id();
   request->cache_salt = XXH3_64bits(name.data(), name.size());
   return absl::OkStatus();
+}
+
+// Once more than AcquireQuota does, so that a tenant past its rates does not make us read prompts.
+absl::Status GenerationSession::CheckRates() const {
+  if (!identity_.caller->limits.has_value()) return absl::OkStatus();
+  return context_->quotas->CheckRates(identity_.caller->tenant, *identity_.caller->limits,
+                                      context_->engine->Now());
+}
+
+absl::Status GenerationSession::RefuseForQuota(const absl::Status& status) {
+  context_->metrics->CountTenantRefusal(tenant_name());
+  return RefuseFor(Rejection::kQuota, status);
 }
 
 absl::Status GenerationSession::AcquireQuota(const Request& request) {
@@ -241,53 +279,70 @@ v1::GenerateResponse GenerationSession::FirstMessage() const {
 }
 
 std::optional<GenerationSession::Message> GenerationSession::Next() {
-  if (messages_.empty()) {
+  if (!taken_.has_value()) {
     std::optional<DeltaBatch> batch = stream_->TakeDeltas();
     if (!batch.has_value()) return std::nullopt;
-    TakeIn(*batch);
+    TakeIn(std::move(*batch));
   }
-  Message message = std::move(messages_.front());
-  messages_.pop_front();
+  if (num_scores_given_ < prompt_scores_.size()) return NextPromptScores();
+  std::optional<Message> message = std::exchange(taken_, std::nullopt);
+  if (message->last) quota_ = QuotaLease();
   return message;
 }
 
-void GenerationSession::TakeIn(const DeltaBatch& batch) {
-  v1::GenerateResponse proto;
-  for (const Delta& delta : batch.deltas) {
-    if (!delta.prompt_logprobs.empty()) QueuePromptLogprobs(delta.prompt_logprobs);
-    FillOutput(delta, *context_->tokenizer, proto.add_outputs());
+void GenerationSession::TakeIn(DeltaBatch batch) {
+  taken_.emplace().last = batch.last;
+  for (Delta& delta : batch.deltas) {
+    if (!delta.prompt_logprobs.empty()) prompt_scores_ = std::move(delta.prompt_logprobs);
+    FillOutput(delta, *context_->tokenizer, taken_->proto.add_outputs());
     if (delta.finish != FinishReason::kNone) NoteFinish(delta);
   }
-  messages_.push_back({std::move(proto), batch.last});
+  ChargeCompletion(batch);
   if (!batch.last) return;
   context_->calls->Remove(id_);
-  quota_.ChargeCompletion(report_.completion_tokens);
   if (identity_.caller->limits.has_value()) {
     context_->metrics->CountTenantTokens(tenant_name(), report_.prompt_tokens,
                                          report_.completion_tokens);
   }
-  quota_ = QuotaLease();
-  if (context_->tracer != nullptr) {
-    context_->tracer->Record({.context = identity_.trace,
-                              .method = identity_.method,
-                              .status = status(),
-                              .num_sequences = num_sequences_,
-                              .report = report_});
-  }
+  RecordTrace(report_, false);
   LogEnd();
 }
 
-void GenerationSession::QueuePromptLogprobs(
-    const std::vector<std::vector<ScoredToken>>& prompt_logprobs) {
-  v1::GenerateResponse proto;
-  proto.add_prompt_logprobs();  // the first token follows nothing that could score it
-  for (const std::vector<ScoredToken>& entries : prompt_logprobs) {
-    FillLogprobs(entries, *context_->tokenizer, proto.add_prompt_logprobs());
-    if (static_cast<size_t>(proto.prompt_logprobs_size()) < kPromptScoresPerMessage) continue;
-    messages_.push_back({std::move(proto), false});
-    proto = v1::GenerateResponse();
+void GenerationSession::RecordTrace(const SequenceReport& report, bool was_refused) const {
+  if (context_->tracer == nullptr) return;
+  context_->tracer->Record({.context = identity_.trace,
+                            .method = identity_.method,
+                            .status = status(),
+                            .num_sequences = num_sequences_,
+                            .report = report,
+                            .was_refused = was_refused});
+}
+
+// As tokens come, so that long answers are felt before they end; at the end what was computed and
+// not given out, too.
+void GenerationSession::ChargeCompletion(const DeltaBatch& batch) {
+  int64_t num_tokens = 0;
+  for (const Delta& delta : batch.deltas) {
+    num_tokens += static_cast<int64_t>(delta.token_ids.size());
   }
-  if (proto.prompt_logprobs_size() > 0) messages_.push_back({std::move(proto), false});
+  if (batch.last) num_tokens = report_.completion_tokens - num_charged_tokens_;
+  quota_.ChargeCompletion(num_tokens);
+  num_charged_tokens_ += num_tokens;
+}
+
+// Made only when they are asked for: as messages they take ten times the memory.
+GenerationSession::Message GenerationSession::NextPromptScores() {
+  Message message;
+  // The first token follows nothing that could score it.
+  if (num_scores_given_ == 0) message.proto.add_prompt_logprobs();
+  const size_t max_bytes = std::min(kMaxScoreBytesPerMessage, context_->max_message_bytes / 2);
+  for (size_t bytes = 0; bytes < max_bytes && num_scores_given_ < prompt_scores_.size();) {
+    v1::TokenLogprobs* logprobs = message.proto.add_prompt_logprobs();
+    FillLogprobs(prompt_scores_[num_scores_given_++], *context_->tokenizer, logprobs);
+    bytes += logprobs->ByteSizeLong();
+  }
+  if (num_scores_given_ == prompt_scores_.size()) prompt_scores_.clear();
+  return message;
 }
 
 void GenerationSession::NoteFinish(const Delta& delta) {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -63,14 +62,20 @@ class GenerationSession final : public OpenCall,
   void Abort(const absl::Status& why) override EXCLUDES_LOCK(mutex_);
 
  private:
+  absl::Status TakePlace();
+  void LeavePlace();
   absl::Status RefuseFor(Rejection reason, const absl::Status& status);
   absl::Status AcquireTenant(Request* request);
+  absl::Status CheckRates() const;
   absl::Status AcquireQuota(const Request& request);
+  absl::Status RefuseForQuota(const absl::Status& status);
   std::string tenant_name() const { return identity_.caller.ok() ? identity_.caller->tenant : ""; }
   absl::Status Submit(Request request);
-  void TakeIn(const DeltaBatch& batch);
-  void QueuePromptLogprobs(const std::vector<std::vector<ScoredToken>>& prompt_logprobs);
+  void TakeIn(DeltaBatch batch);
+  Message NextPromptScores();
   void NoteFinish(const Delta& delta);
+  void ChargeCompletion(const DeltaBatch& batch);
+  void RecordTrace(const SequenceReport& report, bool was_refused) const;
   void EndWith(const absl::Status& status) EXCLUDES_LOCK(mutex_);
   bool DeadlineHasPassed() const;
   void LogEnd() const;
@@ -79,6 +84,7 @@ class GenerationSession final : public OpenCall,
   const CallIdentity identity_;
   const std::string request_id_;
   const RequestId id_;
+  const TimeNs begun_;
 
   // Set by Start.
   TenantLease tenant_;
@@ -88,10 +94,15 @@ class GenerationSession final : public OpenCall,
   int num_sequences_ = 0;
   std::string echo_text_;
 
+  bool has_place_ = false;  // among the open generations
+
   // Of the thread in Next.
-  std::deque<Message> messages_;  // made and not yet given out
-  SequenceReport report_;         // the first sequence's; completions and preemptions of all
+  std::optional<Message> taken_;  // of the last batch; given out after the prompt's scores
+  std::vector<std::vector<ScoredToken>> prompt_scores_;
+  size_t num_scores_given_ = 0;
+  SequenceReport report_;  // the first sequence's; completions and preemptions of all
   FinishReason finish_ = FinishReason::kNone;  // the first sequence's
+  int64_t num_charged_tokens_ = 0;             // of the completion, to the tenant's quota
 
   mutable Mutex mutex_;
   absl::Status status_ GUARDED_BY(mutex_);  // the first that is not OK stays

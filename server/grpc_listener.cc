@@ -59,6 +59,10 @@ void SetTimes(const GrpcListenerOptions& options, grpc::ServerBuilder* builder) 
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
                               options.max_connection_idle_seconds * 1000);
+  if (options.max_connection_age_seconds > 0) {
+    builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                                options.max_connection_age_seconds * 1000);
+  }
 }
 
 void SetUp(const GrpcListenerOptions& options, const std::vector<grpc::Service*>& services,

@@ -18,6 +18,7 @@ struct GrpcListenerOptions {
   std::shared_ptr<grpc::ServerCredentials> credentials;
   int max_message_bytes = 0;
   int max_connection_idle_seconds = 0;
+  int max_connection_age_seconds = 0;  // 0: none
   bool reflection = true;
 };
 

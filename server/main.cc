@@ -47,10 +47,11 @@ const char* CauseOf(int signal_number) {
   return signal_number == SIGINT ? "SIGINT" : "SIGTERM";
 }
 
-void Reload(Server* server) {
+void Reload(const std::string& api_keys_path, Server* server) {
   const absl::Status status = server->Reload();
   if (status.ok()) {
-    Log(LogLevel::kInfo, "reloaded");
+    Log(LogLevel::kInfo, "reloaded",
+        {{"api_keys", api_keys_path.empty() ? "none" : api_keys_path}});
   } else {
     Log(LogLevel::kError, "reload failed", {{"reason", std::string(status.message())}});
   }
@@ -58,10 +59,12 @@ void Reload(Server* server) {
 
 // SIGHUP reloads. After the signal to stop Ctrl-C ends the process at once; further SIGTERMs change
 // nothing.
-void WaitForStop(Server* server) {
+void WaitForStop(const std::string& api_keys_path, Server* server) {
   const sigset_t signals = StopSignals();
   int received = 0;
-  while (sigwait(&signals, &received) == 0 && received == SIGHUP) Reload(server);
+  while (sigwait(&signals, &received) == 0 && received == SIGHUP) {
+    Reload(api_keys_path, server);
+  }
   Log(LogLevel::kInfo, "stopping", {{"cause", CauseOf(received)}});
   sigset_t urgent;
   sigemptyset(&urgent);
@@ -105,7 +108,7 @@ absl::Status Serve(const ServerOptions& options) {
   LogServing(*server, model, max_open_files);
   NotifySupervisor("READY=1");
 
-  WaitForStop(server.get());
+  WaitForStop(options.api_keys_path, server.get());
   NotifySupervisor("STOPPING=1");
   server->Drain();
   Log(LogLevel::kInfo, "stopped");

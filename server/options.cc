@@ -206,7 +206,7 @@ void AddConnectionOptions(CLI::App* app, ServerOptions* options) {
   group
       .Add("max-message-bytes", "BYTES", &options->max_message_bytes,
            "of the largest gRPC message in either direction")
-      ->check(CLI::Range(1 << 10, 1 << 30));
+      ->check(CLI::Range(1 << 20, 1 << 30));
   group
       .Add("max-connections", "CONNECTIONS", &options->max_connections,
            "that gRPC clients may have open, give or take 64; one more is closed at once. As many "
@@ -217,6 +217,12 @@ void AddConnectionOptions(CLI::App* app, ServerOptions* options) {
            "that a gRPC connection may have no call open; it is closed then, or within as long "
            "again")
       ->check(CLI::Range(1, 1 << 20));
+  group
+      .Add("max-connection-age", "SECONDS", &options->max_connection_age_seconds,
+           "after which, give or take a tenth, clients are told to connect anew; calls that are "
+           "open "
+           "go on. Clients that balance by themselves look for new replicas only then; 0: never")
+      ->check(CLI::Range(0, 1 << 20));
 }
 
 void AddSecurityOptions(CLI::App* app, ServerOptions* options) {

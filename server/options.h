@@ -47,8 +47,9 @@ struct ServerOptions {
   int max_message_bytes = 8 << 20;
   int max_connections = 4096;
   int max_connection_idle_seconds = 600;
-  std::string control_listen;      // empty: beside the other services, unless there are keys
-  std::optional<bool> reflection;  // not set: unless there are keys
+  int max_connection_age_seconds = 0;  // 0: none
+  std::string control_listen;          // empty: beside the other services, unless there are keys
+  std::optional<bool> reflection;      // not set: unless there are keys
   bool load_reports = false;
   std::string tls_certificate_path;  // empty: plaintext
   std::string tls_key_path;

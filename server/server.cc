@@ -97,6 +97,7 @@ absl::Status Server::StartEngine() {
   serving_.model = parts_.model;
   serving_.max_message_bytes = options_.max_message_bytes;
   serving_.max_waiting = options_.max_waiting;
+  serving_.max_open_generations = 2 * (options_.max_waiting + options_.max_running);
   serving_.max_waiting_prompt_tokens = options_.max_waiting_prompt_tokens;
   return absl::OkStatus();
 }
@@ -132,20 +133,23 @@ absl::Status Server::StartServices() {
       .credentials = nullptr,
       .max_message_bytes = options_.max_message_bytes,
       .max_connection_idle_seconds = options_.max_connection_idle_seconds,
+      .max_connection_age_seconds = options_.max_connection_age_seconds,
       .reflection = options_.reflection.value_or(!authenticator_->has_keys())};
   ASSIGN_OR_RETURN(listener.credentials,
                    MakeServerCredentials({.certificate_path = options_.tls_certificate_path,
                                           .key_path = options_.tls_key_path,
                                           .client_ca_path = options_.tls_client_ca_path}));
   std::vector<grpc::Service*> services = {&generation_service_, &model_service_, &health_service_};
-  if (!options_.control_listen.empty()) {
-    ASSIGN_OR_RETURN(control_,
-                     StartControlListener(options_.control_listen, listener, {&control_service_}));
-  } else if (!authenticator_->has_keys()) {
-    services.push_back(&control_service_);
-  }
+  const bool has_control_listener = !options_.control_listen.empty();
+  if (!has_control_listener && !authenticator_->has_keys()) services.push_back(&control_service_);
   ASSIGN_OR_RETURN(
       grpc_, StartGrpcListener(options_.listen, options_.max_connections, listener, services));
+  // Last: gRPC takes a socket's path away from another daemon that we were started beside by
+  // mistake.
+  if (has_control_listener) {
+    ASSIGN_OR_RETURN(control_,
+                     StartControlListener(options_.control_listen, listener, {&control_service_}));
+  }
   return absl::OkStatus();
 }
 
@@ -160,7 +164,11 @@ HttpReply Server::Readiness() const {
 
 void Server::RequestDrain(std::optional<double> timeout_seconds) {
   if (timeout_seconds.has_value()) drain_timeout_seconds_ = *timeout_seconds;
-  if (!drain_requested_.exchange(true)) parts_.on_drain_request();
+  if (!drain_requested_.exchange(true)) {
+    parts_.on_drain_request();
+  } else if (timeout_seconds.has_value()) {  // of what is left, the shorter time counts
+    engine_->StartDrain(engine_->Now() + Nanoseconds(*timeout_seconds));
+  }
 }
 
 void Server::Drain() {

@@ -45,6 +45,8 @@ struct ServingContext {
   size_t max_message_bytes = 0;
   int max_waiting = 0;
   int64_t max_waiting_prompt_tokens = 0;
+  int max_open_generations = 0;
+  std::atomic<int> num_open_generations{0};
   std::atomic<RequestId> next_request_id{1};
 };
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 #include "server/status_details.h"
 
 namespace tessera {
@@ -46,7 +47,30 @@ void QuotaLease::Refund() {
 void TenantQuotas::Bucket::FillUp(double rate, double capacity, TimeNs now) {
   const double seconds = static_cast<double>(now - filled_at) * 1e-9;
   level = filled_at < 0 ? capacity : std::min(capacity, level + rate * seconds);
-  filled_at = now;
+  filled_at = rate > 0 ? now : -1;
+}
+
+absl::Status TenantQuotas::FillUpAndCheck(const std::string& tenant, const TenantLimits& limits,
+                                          TimeNs now, Usage* usage) {
+  const double token_rate = limits.tokens_per_minute / 60;
+  usage->tokens.FillUp(token_rate, limits.tokens_per_minute, now);
+  if (token_rate > 0 && usage->tokens.level <= 0) {
+    return Exceeded(tenant, "tokens_per_minute", absl::StrCat("at most ", limits.tokens_per_minute),
+                    InSeconds(-usage->tokens.level / token_rate));
+  }
+  const double request_rate = limits.requests_per_second;
+  usage->requests.FillUp(request_rate, std::max(1.0, request_rate), now);
+  if (request_rate > 0 && usage->requests.level < 1) {
+    return Exceeded(tenant, "requests_per_second", absl::StrCat("at most ", request_rate),
+                    InSeconds((1 - usage->requests.level) / request_rate));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TenantQuotas::CheckRates(const std::string& tenant, const TenantLimits& limits,
+                                      TimeNs now) {
+  MutexLock lock(&mutex_);
+  return FillUpAndCheck(tenant, limits, now, &usage_[tenant]);
 }
 
 absl::StatusOr<QuotaLease> TenantQuotas::Admit(const std::string& tenant,
@@ -65,25 +89,8 @@ absl::StatusOr<QuotaLease> TenantQuotas::Admit(const std::string& tenant,
                     absl::StrCat("at most ", limits.concurrent_sequences),
                     absl::StrCat(num_sequences));
   }
-  const double token_rate = limits.tokens_per_minute / 60;
-  if (token_rate > 0) {
-    usage.tokens.FillUp(token_rate, limits.tokens_per_minute, now);
-    if (usage.tokens.level <= 0) {
-      return Exceeded(tenant, "tokens_per_minute",
-                      absl::StrCat("at most ", limits.tokens_per_minute),
-                      InSeconds(-usage.tokens.level / token_rate));
-    }
-  }
-  if (limits.requests_per_second > 0) {
-    const double capacity = std::max(1.0, limits.requests_per_second);
-    usage.requests.FillUp(limits.requests_per_second, capacity, now);
-    if (usage.requests.level < 1) {
-      return Exceeded(tenant, "requests_per_second",
-                      absl::StrCat("at most ", limits.requests_per_second),
-                      InSeconds((1 - usage.requests.level) / limits.requests_per_second));
-    }
-    usage.requests.level -= 1;
-  }
+  RETURN_IF_ERROR(FillUpAndCheck(tenant, limits, now, &usage));
+  usage.requests.level -= 1;
   usage.tokens.level -= static_cast<double>(use.prompt_tokens);
   usage.num_sequences = num_sequences;
   return QuotaLease(this, tenant, use.num_sequences, use.prompt_tokens);

@@ -52,6 +52,11 @@ class TenantQuotas {
     int64_t prompt_tokens = 0;
   };
 
+  // Refuses, as Admit does, what only waiting would help: a tenant that has used up a rate. Charges
+  // nothing; for use before the work of reading a request.
+  absl::Status CheckRates(const std::string& tenant, const TenantLimits& limits, TimeNs now)
+      EXCLUDES_LOCK(mutex_);
+
   // RESOURCE_EXHAUSTED where the request is past a limit: names it, expected and actual, and tells
   // clients not to retry by themselves. Charges the request otherwise.
   absl::StatusOr<QuotaLease> Admit(const std::string& tenant, const TenantLimits& limits,
@@ -60,7 +65,8 @@ class TenantQuotas {
  private:
   friend class QuotaLease;
 
-  // Fills up at `rate` a second to `capacity`; may be in debt.
+  // Fills up at `rate` a second to `capacity`; may be in debt. With a rate of 0, no limit, what is
+  // taken is forgotten.
   struct Bucket {
     double level = 0;
     TimeNs filled_at = -1;  // never yet: full
@@ -73,6 +79,8 @@ class TenantQuotas {
     int num_sequences = 0;
   };
 
+  static absl::Status FillUpAndCheck(const std::string& tenant, const TenantLimits& limits,
+                                     TimeNs now, Usage* usage);
   void Release(const std::string& tenant, int num_sequences) EXCLUDES_LOCK(mutex_);
   void Charge(const std::string& tenant, int64_t num_tokens) EXCLUDES_LOCK(mutex_);
   void Refund(const std::string& tenant, int64_t prompt_tokens) EXCLUDES_LOCK(mutex_);

@@ -136,6 +136,7 @@ void Tracer::Record(const RequestTrace& trace) {
     AddSpan(std::move(span));
   };
   add(call, report.arrived, report.finished);
+  if (trace.was_refused) return;
   // A stage that the request did not leave ends with it.
   const auto stage = [&](const char* name, TimeNs begin, TimeNs end) REQUIRES_LOCK(mutex_) {
     if (begin != 0) add(StageSpan(call, name), begin, end != 0 ? end : report.finished);

@@ -24,6 +24,7 @@ struct RequestTrace {
   absl::Status status;
   int num_sequences = 1;
   SequenceReport report;
+  bool was_refused = false;  // at the door: the call is all there is
 };
 
 // Exports spans over OTLP/gRPC (opentelemetry.io/docs/specs/otlp), four a request: the call, and in

@@ -18,8 +18,8 @@ import jsonschema
 import kubernetes_validate
 import yaml
 from custom_resource_schemas import SCHEMAS
-from deploy_harness import (BIN, DEPLOY, FLUSH_S, Daemon, error_of, generation_pb2_grpc, request,
-                            samples, selectors, wait_until)
+from deploy_harness import (BIN, DEPLOY, FLUSH_S, Daemon, control_pb2, error_of, generation_pb2_grpc,
+                            request, samples, selectors, wait_until)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -133,7 +133,8 @@ class AgainstTheDaemonTest(unittest.TestCase):
 
     def flags(self):
         ours = ("--model", "--listen", "--metrics-listen")  # the test's daemon has its own
-        return [arg for arg in self.container["args"] if arg.split("=")[0] not in ours]
+        return [arg.replace("127.0.0.1:50052", "127.0.0.1:0") for arg in self.container["args"]
+                if arg.split("=")[0] not in ours]
 
     def health(self, daemon, probe):
         port = self.container[probe]["grpc"]
@@ -148,6 +149,10 @@ class AgainstTheDaemonTest(unittest.TestCase):
         self.assertEqual(flags["--metrics-listen"], f"0.0.0.0:{ports['metrics']}")
         for probe in PROBES:
             self.assertEqual(self.container[probe]["grpc"]["port"], ports["grpc"])
+
+    def test_clients_cannot_end_the_daemon(self):
+        with Daemon(*self.flags()) as daemon, error_of(self, grpc.StatusCode.UNIMPLEMENTED):
+            daemon.control.Drain(control_pb2.DrainRequest(), timeout=10)
 
     def test_variables_are_known(self):
         known = subprocess.run([BIN / "tesserad", "--help"], check=True, capture_output=True,
@@ -251,6 +256,7 @@ class ExtrasTest(unittest.TestCase):
     def setUpClass(cls):
         found = [extra(path.name) for path in (KUBERNETES / "extras").iterdir()]
         cls.resources = {thing["kind"]: thing for thing in found if "kind" in thing}
+        cls.policy = cls.resources.pop("NetworkPolicy")
         cls.objects = render("replicas")
         cls.labels = one(cls.objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
 
@@ -261,6 +267,14 @@ class ExtrasTest(unittest.TestCase):
                 with self.assertRaises(kubernetes_validate.SchemaNotFoundError):  # else use theirs
                     kubernetes_validate.validate(resource, kubernetes_validate.latest_version())
                 jsonschema.validate(resource, SCHEMAS[kind])
+
+    def test_network_policy_lets_others_reach_the_pods(self):
+        kubernetes_validate.validate(self.policy, kubernetes_validate.latest_version(), strict=True)
+        self.assertLessEqual(self.policy["spec"]["podSelector"]["matchLabels"].items(),
+                             self.labels.items())
+        (rule,) = self.policy["spec"]["ingress"]
+        ports = {port["name"] for port in daemon_container("replicas")["ports"]}
+        self.assertEqual({port["port"] for port in rule["ports"]}, ports)
 
     def test_misspelt_and_missing_fields_are_found(self):
         for kind, resource in self.resources.items():

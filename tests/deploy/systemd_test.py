@@ -113,6 +113,7 @@ class AtWorkTest(unittest.TestCase):
         self.assertEqual(self.status, 0)
         events = [json.loads(line)["event"] for line in self.log.splitlines()]
         self.assertEqual(events.count("done"), 32)
+        self.assertIn("reloaded", events)
         self.assertEqual(events[-1], "stopped")
 
     def test_it_tells_systemd_its_state(self):

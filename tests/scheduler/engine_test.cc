@@ -335,6 +335,7 @@ TEST(EngineQueueTest, RefusesWhenTooManyRequestsWait) {
   const absl::Status status = harness.engine->Submit(MakeRequest(4), refused, &refusal);
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(refusal.reason, RefusalReason::kTooManyRequests);
+  EXPECT_STREQ(refusal.what, "waiting requests");
   EXPECT_EQ(refusal.limit, 2);
   EXPECT_EQ(refusal.actual, 3);
   EXPECT_EQ(refused.use_count(), 1) << "a refused sink is dropped";

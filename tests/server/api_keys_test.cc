@@ -161,6 +161,26 @@ TEST(TenantQuotas, CountsRequestsOfASecond) {
   EXPECT_FALSE(quotas.Admit("a", limits, {}, 100 * kSecond).ok()) << "more than a second's worth";
 }
 
+TEST(TenantQuotas, ChecksRatesWithoutCharging) {
+  TenantQuotas quotas;
+  const TenantLimits limits{.requests_per_second = 1};
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(quotas.CheckRates("a", limits, 0).ok());
+  EXPECT_TRUE(quotas.Admit("a", limits, {}, 0).ok());
+  EXPECT_EQ(quotas.CheckRates("a", limits, 0), quotas.Admit("a", limits, {}, 0).status());
+  EXPECT_EQ(quotas.CheckRates("a", limits, 0).code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(TenantQuotas, ForgetsWhatWasTakenWithoutALimit) {
+  TenantQuotas quotas;
+  const TenantLimits limits{.requests_per_second = 1, .tokens_per_minute = 600};
+  EXPECT_TRUE(quotas.Admit("a", limits, {.prompt_tokens = 1000}, 0).ok());
+  EXPECT_FALSE(quotas.CheckRates("a", limits, 0).ok());
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_TRUE(quotas.Admit("a", TenantLimits(), {.prompt_tokens = 1000}, kSecond).ok());
+  }
+  EXPECT_TRUE(quotas.Admit("a", limits, {}, kSecond).ok());
+}
+
 TEST(TenantQuotas, RefusesWhoIsInDebtForTokensUntilTheMinuteHasPaid) {
   TenantQuotas quotas;
   const TenantLimits limits{.tokens_per_minute = 600};

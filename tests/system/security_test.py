@@ -187,6 +187,7 @@ class KeysTest(unittest.TestCase):
         self.assertEqual(dict(error.trailing_metadata())["grpc-retry-pushback-ms"], "-1")
         details = dict(error.trailing_metadata())["grpc-status-details-bin"]
         self.assertIn(b"type.googleapis.com/google.rpc.ErrorInfo", details)
+        self.assertIn(b"TENANT_QUOTA", details)
 
     def test_only_known_keys_are_let_in(self):
         for metadata in ((), (("authorization", "Basic alpha"),), bearer(""), bearer("delta")):
@@ -243,12 +244,17 @@ class KeysTest(unittest.TestCase):
         self.assert_quota(refused[0], "requests_per_second: expected at most 3")
 
     def test_tokens_per_minute(self):
-        self.generate("gamma", one(100))
-        with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as errors:
+        stream = self.daemon.generation.GenerateStream(one(60_000), metadata=bearer("gamma"))
+        num_tokens = 0
+        while num_tokens < 100:
+            num_tokens += sum(len(output.token_ids) for output in next(stream).outputs)
+        with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as errors:  # while the first runs
             self.generate("gamma")
         self.assert_quota(errors[0], "tokens_per_minute: expected at most 60")
-        self.assertEqual(self.daemon.metric("tessera_tenant_tokens_total", tenant="c",
-                                            kind="completion"), 100)
+        stream.cancel()
+        self.wait_for_log("tenant=c", times=2)  # the refusal, the end
+        self.assertGreaterEqual(self.daemon.metric("tessera_tenant_tokens_total", tenant="c",
+                                                   kind="completion"), num_tokens)
         self.assertEqual(self.daemon.metric("tessera_tenant_quota_rejections_total", tenant="c"), 1)
 
     def test_control_comes_another_way(self):
@@ -295,10 +301,14 @@ class KeysTest(unittest.TestCase):
         self.daemon.model.GetServerInfo(pb.GetServerInfoRequest(), timeout=10,
                                         metadata=bearer("delta2"))
         self.keys.write_text(good)
+        self.daemon.process.send_signal(signal.SIGHUP)
+        self.wait_for_log("reloaded", times=2)
+        with error_of(self, grpc.StatusCode.UNAUTHENTICATED):
+            self.generate("delta2")
 
-    def wait_for_log(self, text):
+    def wait_for_log(self, text, times=1):
         deadline = time.monotonic() + 10
-        while text not in self.daemon.log():
+        while self.daemon.log().count(text) < times:
             self.assertLess(time.monotonic(), deadline, self.daemon.log())
             time.sleep(0.02)
 
@@ -465,6 +475,50 @@ class HostileClientsTest(unittest.TestCase):
             next(stream)  # the connection that has a call open stays
             stream.cancel()
             self.assertEqual(len(daemon.generate(one()).outputs[0].token_ids), 2)
+
+    def test_an_old_connection_is_replaced_and_its_calls_go_on(self):
+        with Daemon("--max-connection-age", 1, model=MODEL) as daemon:
+            host, port = daemon.target.rsplit(":", 1)
+            stream = daemon.generation.GenerateStream(one(60_000))
+            next(stream)
+            with RawHttp2((host, int(port))) as old, self.assertRaises(ConnectionError):
+                old.read(1 << 20)
+            for _ in range(10):
+                next(stream)
+            self.assertEqual(len(daemon.generate(one()).outputs[0].token_ids), 2)
+            stream.cancel()
+
+    def test_calls_whose_message_never_comes(self):
+        with contextlib.ExitStack() as clients:
+            for client in [clients.enter_context(RawHttp2(self.address)) for _ in range(20)]:
+                for _ in range(100):
+                    client.open_call()
+                client.ping()
+            self.assert_serves()
+
+    def test_finished_answers_that_nobody_reads_are_bounded(self):
+        with Daemon("--max-waiting", 1, "--max-running", 1, model=MODEL) as daemon:
+            unread = []
+            for i in range(4):  # each of some megabytes
+                unread.append(daemon.generation.GenerateStream(
+                    request([300] * 20_000, 1, prompt_logprobs=20, ignore_eos=True)))
+                deadline = time.monotonic() + 60
+                while daemon.metric("vllm:request_success_total") < i + 1:
+                    self.assertLess(time.monotonic(), deadline)
+                    time.sleep(0.02)
+            with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as errors:
+                daemon.generate(one())
+            self.assertIn("open generations: expected at most 4, this would be number 5",
+                          errors[0].details())
+            for stream in unread:
+                stream.cancel()
+            deadline = time.monotonic() + 20
+            while True:
+                try:
+                    self.assertEqual(len(daemon.generate(one()).outputs[0].token_ids), 2)
+                    break
+                except grpc.RpcError:
+                    self.assertLess(time.monotonic(), deadline)
 
     def test_too_many_calls_of_one_connection(self):
         with RawHttp2(self.address) as client:

@@ -175,6 +175,16 @@ class LifecycleTest(unittest.TestCase):
                 list(stream)
         self.assertEqual(daemon.stop(), 0)
 
+    def test_a_drain_call_may_shorten_a_drain(self):
+        daemon = Daemon("--drain-timeout", "600")
+        stream = daemon.generation.GenerateStream(request("a", **LONG))
+        next(stream)
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.control.Drain(control_pb2.DrainRequest(timeout_seconds=0.3), timeout=10)
+        with error_of(self, grpc.StatusCode.UNAVAILABLE):
+            list(stream)
+        self.assertEqual(daemon.stop(), 0)
+
 
 class LoadReportTest(unittest.TestCase):
     """gRPC clients keep the report from their application, so a wiretap looks for it."""

@@ -104,6 +104,16 @@ class TracingTest(unittest.TestCase):
         call = self.collector.wait_for(2)[0]
         self.assertEqual(call.status.code, call.status.STATUS_CODE_ERROR)
 
+    def test_a_request_that_is_refused_is_a_call_of_its_callers_trace(self):
+        for traceparent in (f"00-{TRACE}-{PARENT}-01", "00-nonsense", None):
+            with error_of(self, grpc.StatusCode.INVALID_ARGUMENT):
+                self.generate(0, traceparent=traceparent)
+        self.daemon.stop()
+        (call,) = self.collector.wait_for(1)  # a flood of refusals begins no traces
+        self.assertEqual((call.trace_id.hex(), call.parent_span_id.hex()), (TRACE, PARENT))
+        self.assertEqual(call.status.code, call.status.STATUS_CODE_ERROR)
+        self.assertLessEqual(call.start_time_unix_nano, call.end_time_unix_nano)
+
     def test_what_is_queued_is_exported_at_the_end(self):
         self.generate()
         self.daemon.stop()
