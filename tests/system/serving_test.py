@@ -113,8 +113,9 @@ class LifecycleTest(unittest.TestCase):
 
     def test_full_queue_is_refused_with_a_retry_hint(self):
         with Daemon("--max-running", 1, "--max-waiting", 2) as daemon:
-            streams = [daemon.generation.GenerateStream(request("a", **LONG)) for _ in range(3)]
-            next(streams[0])
+            streams = [daemon.generation.GenerateStream(request("a", **LONG))]
+            next(streams[0])  # it runs, and no longer waits
+            streams += [daemon.generation.GenerateStream(request("a", **LONG)) for _ in range(2)]
             daemon.wait_for(lambda s: s.num_waiting == 2)
             with error_of(self, grpc.StatusCode.RESOURCE_EXHAUSTED) as caught:
                 daemon.generate(request("a"))
@@ -180,6 +181,10 @@ class LifecycleTest(unittest.TestCase):
         stream = daemon.generation.GenerateStream(request("a", **LONG))
         next(stream)
         daemon.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while "draining" not in daemon.log():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
         daemon.control.Drain(control_pb2.DrainRequest(timeout_seconds=0.3), timeout=10)
         with error_of(self, grpc.StatusCode.UNAVAILABLE):
             list(stream)
