@@ -27,7 +27,7 @@ constexpr milliseconds kMaxRetryDelay{60'000};
 constexpr milliseconds kUnknownRetryDelay{1000};
 
 // Keeps a long prompt's scores in messages of moderate size.
-constexpr size_t kMaxScoreBytesPerMessage = 512 * 1024;
+constexpr size_t kMaxScoreBytesPerMessage = size_t{512} * 1024;
 
 // A queue that is full has room for one more when its head has begun to run: a small part of the
 // time that its tail will wait.
@@ -150,7 +150,7 @@ absl::Status GenerationSession::Start(const v1::GenerateRequest& proto,
   }
   if (const absl::Status status = CheckRates(); !status.ok()) return RefuseForQuota(status);
   if (const absl::Status status = TakePlace(); !status.ok()) {
-    return RefuseFor(Rejection::kQueueRequests, status);
+    return RefuseFor(Rejection::kOpenGenerations, status);
   }
   absl::StatusOr<ParsedRequest> parsed = context_->parser->Parse(proto, RandomBits64() & kSeedMask);
   if (!parsed.ok()) return Refuse(parsed.status());
@@ -197,7 +197,8 @@ absl::Status GenerationSession::RefuseFor(Rejection reason, const absl::Status& 
   context_->metrics->CountRejection(reason);
   LeavePlace();
   EndWith(status);
-  if (!identity_.trace.parent_span_id.empty()) {  // else a flood would fill up the tracer's queue
+  // Others would let a flood fill up the tracer's queue.
+  if (knows_caller() && !identity_.trace.parent_span_id.empty()) {
     RecordTrace({.arrived = begun_, .finished = context_->engine->Now()}, true);
   }
   Log(LogLevel::kInfo, "refused",
@@ -221,7 +222,7 @@ absl::Status GenerationSession::AcquireTenant(Request* request) {
   return absl::OkStatus();
 }
 
-// Once more than AcquireQuota does, so that a tenant past its rates does not make us read prompts.
+// Once more than AcquireQuota does: a tenant past its rates does not make us tokenize prompts.
 absl::Status GenerationSession::CheckRates() const {
   if (!identity_.caller->limits.has_value()) return absl::OkStatus();
   return context_->quotas->CheckRates(identity_.caller->tenant, *identity_.caller->limits,
@@ -286,7 +287,7 @@ std::optional<GenerationSession::Message> GenerationSession::Next() {
   }
   if (num_scores_given_ < prompt_scores_.size()) return NextPromptScores();
   std::optional<Message> message = std::exchange(taken_, std::nullopt);
-  if (message->last) quota_ = QuotaLease();
+  if (message->last) quota_.EndSequences();
   return message;
 }
 

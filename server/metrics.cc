@@ -52,9 +52,10 @@ double Seconds(TimeNs time) { return static_cast<double>(time) * 1e-9; }
 
 enum class Success : uint8_t { kStop, kLength, kAbort, kError };
 constexpr std::array<const char*, 4> kSuccessLabels = {"stop", "length", "abort", "error"};
-constexpr std::array<const char*, 8> kRejectionLabels = {
-    "invalid",  "queue_requests", "queue_prompt_tokens", "tenants", "quota", "unauthenticated",
-    "deadline", "draining"};
+constexpr std::array<const char*, 9> kRejectionLabels = {
+    "invalid",          "queue_requests", "queue_prompt_tokens",
+    "open_generations", "tenants",        "quota",
+    "unauthenticated",  "deadline",       "draining"};
 
 constexpr char kStepRowsHelp[] =
     "Rows that steps computed: prompts', decoding sequences', and guesses.";

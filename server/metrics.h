@@ -12,6 +12,7 @@ enum class Rejection : uint8_t {
   kInvalid,
   kQueueRequests,
   kQueuePromptTokens,
+  kOpenGenerations,
   kTenants,
   kQuota,
   kUnauthenticated,

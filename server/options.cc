@@ -262,7 +262,7 @@ void AddOperationOptions(CLI::App* app, ServerOptions* options) {
           "otlp-endpoint", "HOST:PORT", &options->otlp_endpoint,
           "collector that takes spans over OTLP/gRPC, plaintext: the call, and in it queue, "
           "prefill and decode. A call's traceparent metadata says whose child it is and whether it "
-          "is sampled; without one it begins a trace")
+          "is sampled; without one it begins a trace, unless it is refused")
       ->check(CheckAddress)
       ->default_str("none");
   group.Add("log-format", "NAME", &options->log_format, "of the log lines on stderr")

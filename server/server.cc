@@ -164,11 +164,10 @@ HttpReply Server::Readiness() const {
 
 void Server::RequestDrain(std::optional<double> timeout_seconds) {
   if (timeout_seconds.has_value()) drain_timeout_seconds_ = *timeout_seconds;
-  if (!drain_requested_.exchange(true)) {
-    parts_.on_drain_request();
-  } else if (timeout_seconds.has_value()) {  // of what is left, the shorter time counts
+  if (timeout_seconds.has_value()) {  // of several, the shortest counts
     engine_->StartDrain(engine_->Now() + Nanoseconds(*timeout_seconds));
   }
+  if (!drain_requested_.exchange(true)) parts_.on_drain_request();
 }
 
 void Server::Drain() {

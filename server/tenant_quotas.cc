@@ -17,6 +17,12 @@ absl::Status Exceeded(const std::string& tenant, const std::string& limit,
                                            expected, ", got ", actual));
 }
 
+// Answers that are finished and not read yet are no sequences any more, but are held in memory. A
+// client that reads has none for long.
+int64_t MostOpen(const TenantLimits& limits) {
+  return 2 * int64_t{limits.concurrent_sequences} + 8;
+}
+
 std::string InSeconds(double seconds) {
   return absl::StrCat("one more; allowed again in ", std::ceil(seconds * 10) / 10, " s");
 }
@@ -32,7 +38,11 @@ QuotaLease& QuotaLease::operator=(QuotaLease&& other) noexcept {
 }
 
 QuotaLease::~QuotaLease() {
-  if (quotas_ != nullptr) quotas_->Release(tenant_, num_sequences_);
+  if (quotas_ != nullptr) quotas_->Close(tenant_, num_sequences_);
+}
+
+void QuotaLease::EndSequences() {
+  if (quotas_ != nullptr) quotas_->EndSequences(tenant_, std::exchange(num_sequences_, 0));
 }
 
 void QuotaLease::ChargeCompletion(int64_t num_tokens) {
@@ -89,16 +99,29 @@ absl::StatusOr<QuotaLease> TenantQuotas::Admit(const std::string& tenant,
                     absl::StrCat("at most ", limits.concurrent_sequences),
                     absl::StrCat(num_sequences));
   }
+  if (limits.concurrent_sequences > 0 && usage.num_open >= MostOpen(limits)) {
+    return Exceeded(tenant, "concurrent_sequences",
+                    absl::StrCat("at most ", MostOpen(limits), " answers to be made or read"),
+                    absl::StrCat(usage.num_open + 1));
+  }
   RETURN_IF_ERROR(FillUpAndCheck(tenant, limits, now, &usage));
   usage.requests.level -= 1;
   usage.tokens.level -= static_cast<double>(use.prompt_tokens);
   usage.num_sequences = num_sequences;
+  ++usage.num_open;
   return QuotaLease(this, tenant, use.num_sequences, use.prompt_tokens);
 }
 
-void TenantQuotas::Release(const std::string& tenant, int num_sequences) {
+void TenantQuotas::EndSequences(const std::string& tenant, int num_sequences) {
   MutexLock lock(&mutex_);
   usage_[tenant].num_sequences -= num_sequences;
+}
+
+void TenantQuotas::Close(const std::string& tenant, int num_sequences) {
+  MutexLock lock(&mutex_);
+  Usage& usage = usage_[tenant];
+  usage.num_sequences -= num_sequences;
+  --usage.num_open;
 }
 
 void TenantQuotas::Charge(const std::string& tenant, int64_t num_tokens) {

@@ -14,8 +14,8 @@ namespace tessera {
 
 class TenantQuotas;
 
-// What a request takes of its tenant's limits. Its concurrent sequences are given back when it
-// dies.
+// What a request takes of its tenant's limits. Dies with the call, which ends when the client has
+// read the answer.
 class QuotaLease {
  public:
   QuotaLease() = default;
@@ -30,6 +30,9 @@ class QuotaLease {
 
   // Takes completion tokens off the tenant's minute. No effect without a quota.
   void ChargeCompletion(int64_t num_tokens);
+
+  // Gives back the sequences, when they are finished.
+  void EndSequences();
 
   // Gives everything back, for a request that was turned away after all: it was never admitted.
   void Refund();
@@ -77,11 +80,13 @@ class TenantQuotas {
     Bucket requests;
     Bucket tokens;
     int num_sequences = 0;
+    int num_open = 0;  // leases
   };
 
   static absl::Status FillUpAndCheck(const std::string& tenant, const TenantLimits& limits,
                                      TimeNs now, Usage* usage);
-  void Release(const std::string& tenant, int num_sequences) EXCLUDES_LOCK(mutex_);
+  void EndSequences(const std::string& tenant, int num_sequences) EXCLUDES_LOCK(mutex_);
+  void Close(const std::string& tenant, int num_sequences) EXCLUDES_LOCK(mutex_);
   void Charge(const std::string& tenant, int64_t num_tokens) EXCLUDES_LOCK(mutex_);
   void Refund(const std::string& tenant, int64_t prompt_tokens) EXCLUDES_LOCK(mutex_);
 

@@ -147,6 +147,23 @@ TEST(TenantQuotas, RefusesWhatWouldRunBesideTooMany) {
   EXPECT_TRUE(quotas.Admit("a", limits, {.num_sequences = 1}, 0).ok());
 }
 
+TEST(TenantQuotas, BoundsAnswersThatAreNotRead) {
+  TenantQuotas quotas;
+  const TenantLimits limits{.concurrent_sequences = 1};
+  std::vector<QuotaLease> unread;
+  for (int i = 0; i < 10; ++i) {
+    auto lease = quotas.Admit("a", limits, {}, 0);
+    ASSERT_TRUE(lease.ok()) << i << ": " << lease.status();
+    lease->EndSequences();
+    unread.push_back(*std::move(lease));
+  }
+  EXPECT_THAT(
+      std::string(quotas.Admit("a", limits, {}, 0).status().message()),
+      HasSubstr("concurrent_sequences: expected at most 10 answers to be made or read, got 11"));
+  unread.pop_back();
+  EXPECT_TRUE(quotas.Admit("a", limits, {}, 0).ok());
+}
+
 TEST(TenantQuotas, CountsRequestsOfASecond) {
   TenantQuotas quotas;
   const TenantLimits limits{.requests_per_second = 2};

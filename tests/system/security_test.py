@@ -374,6 +374,9 @@ class TlsTest(unittest.TestCase):
             (FOLDER / "server.new").rename(new_key)
             self.generate(daemon, "stranger")
             self.assertEqual(daemon.log().count("certificates reloaded"), 1)
+            new_key.chmod(0o640)  # rights that are mended do not change the contents' time
+            self.generate(daemon, "stranger")
+            self.assertEqual(daemon.log().count("certificates reloaded"), 2)
             for name, contents in old.items():
                 (FOLDER / name).write_bytes(contents)
 
@@ -409,6 +412,10 @@ class SetupTest(unittest.TestCase):
         self.assert_refused(["--tls-cert", "/none", "--tls-key", "/none"], "tls-cert", "/none")
         self.assert_refused(["--tls-cert", FOLDER / "one.pem", "--tls-key", FOLDER / "other.key"],
                             "tls-key", "other.key")
+        openssl("pkey", "-in", FOLDER / "one.key", "-aes256", "-passout", "pass:secret", "-out",
+                FOLDER / "locked.key")
+        self.assert_refused(["--tls-cert", FOLDER / "one.pem", "--tls-key", FOLDER / "locked.key"],
+                            "tls-key", "locked.key")
         self.assert_refused(["--tls-cert", FOLDER / "one.pem", "--tls-key", FOLDER / "one.key",
                              "--tls-client-ca", __file__], "tls-client-ca")
         self.assert_refused(["--api-keys", "/none"], "api-keys", "/none")
@@ -589,6 +596,15 @@ class HostileClientsTest(unittest.TestCase):
             self.assertLess(time.monotonic(), deadline, "a client may stall its handshake for ever")
             time.sleep(0.1)
         self.assert_serves()
+
+    def test_http_clients_that_say_nothing(self):
+        address = self.daemon.metrics_target.rsplit(":", 1)
+        with contextlib.ExitStack() as clients:
+            for _ in range(20):
+                clients.enter_context(socket.create_connection((address[0], int(address[1])), 10))
+            start = time.monotonic()
+            self.assertEqual(self.daemon.http("/healthz"), "ok\n")
+            self.assertLess(time.monotonic() - start, 2)  # else after one's time is up
 
     def test_metadata_that_is_too_large(self):
         with grpc.insecure_channel(self.daemon.target) as channel:  # which it may lose
