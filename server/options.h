@@ -31,7 +31,7 @@ struct ServerOptions {
 
   // Scheduling.
   int max_batch_tokens = 0;      // 0: what suits the device
-  double target_itl_ms = 150.0;  // 0: none
+  double target_itl_ms = 100.0;  // 0: none
   int max_running = 64;
   int max_waiting = 1024;
   int64_t max_waiting_prompt_tokens = int64_t{1} << 20;
