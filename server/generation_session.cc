@@ -292,7 +292,7 @@ std::optional<GenerationSession::Message> GenerationSession::Next() {
 }
 
 void GenerationSession::TakeIn(DeltaBatch batch) {
-  taken_.emplace().last = batch.last;
+  taken_ = Message{.proto = {}, .last = batch.last};
   for (Delta& delta : batch.deltas) {
     if (!delta.prompt_logprobs.empty()) prompt_scores_ = std::move(delta.prompt_logprobs);
     FillOutput(delta, *context_->tokenizer, taken_->proto.add_outputs());
