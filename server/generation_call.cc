@@ -65,7 +65,7 @@ grpc::Status EndStatus(const absl::Status& status, const ServingContext& serving
 
 // gRPC would keep the request's bytes as long as the call is open.
 absl::Status TakeMessage(const grpc::ByteBuffer& request, google::protobuf::Message* message) {
-  const absl::Status parsed = ParseMessage(request, message);
+  absl::Status parsed = ParseMessage(request, message);
   const_cast<grpc::ByteBuffer&>(request).Clear();
   return parsed;
 }
