@@ -185,9 +185,9 @@ TEST_F(RequestParserTest, TooManyTokensAreRefusedBeforeTheyAreLookedAt) {
 
 TEST_F(RequestParserTest, TextsBeyondAnyPromptAreNotTokenized) {
   v1::TokenizeRequest request;
-  request.set_text(std::string(128 * 5, 'x'));  // the longest token has five bytes
+  request.set_text(std::string(size_t{128} * 5, 'x'));  // the longest token has five bytes
   EXPECT_TRUE(parser_.Tokenize(request).ok());
-  request.set_text(std::string(128 * 5 + 1, 'x'));
+  request.set_text(std::string(size_t{128} * 5 + 1, 'x'));
   EXPECT_THAT(std::string(parser_.Tokenize(request).status().message()),
               HasSubstr("text: expected at most 127 tokens, got a text of 641 bytes"));
 }
