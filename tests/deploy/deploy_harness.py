@@ -38,7 +38,7 @@ def make_tiny_model():
 MODEL = os.environ["TESSERA_MODEL"] = make_tiny_model()
 sys.path.insert(0, str(ROOT / "tests/system"))
 from harness import (Daemon, control_pb2, control_pb2_grpc, error_of,  # noqa: E402, F401
-                     generation_pb2_grpc, pb, request, run_at_once, tessera)
+                     generation_pb2_grpc, pb, request, run_at_once, tessera, wait_until)
 
 
 def selectors(expression):
@@ -63,15 +63,6 @@ def ended(process, timeout_s=30):
         process.kill()
         process.wait()
         raise
-
-
-def wait_until(condition, what, timeout_s=30):
-    """Polls until the condition gives something true, and returns that."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"still waiting for {what}"
-        time.sleep(0.05)
-    return value
 
 
 class Prometheus:

@@ -42,6 +42,15 @@ from tessera.v1 import generation_pb2 as pb  # noqa: E402
 from tessera.v1 import generation_pb2_grpc  # noqa: E402
 
 
+def wait_until(condition, what, timeout_s=30):
+    """Polls until the condition gives something true, and returns that."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"still waiting for {what}"
+        time.sleep(0.05)
+    return value
+
+
 class Daemon:
     """One tesserad. Use as a context manager; flags are those of its command line."""
 
@@ -121,6 +130,9 @@ class Daemon:
             assert time.monotonic() < deadline, f"still waiting: {state}"
             time.sleep(0.01)
         return state
+
+    def wait_for_log(self, text, times=1):
+        wait_until(lambda: self.log().count(text) >= times, f"{text} in the log")
 
     def wait_until_idle(self):
         return self.wait_for(lambda state: state.num_running == 0 and state.num_waiting == 0)

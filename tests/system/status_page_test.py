@@ -53,7 +53,8 @@ class StatusPageTest(unittest.TestCase):
         self.assertIn("cpu-", about)
         self.assertIn("at most 2 running, 1,024 waiting, 128 rows a step", about)
         self.assertRegex(dom, r'id="pages-text">[1-9][\d,]* used, [\d,]+ free but holding a prefix')
-        self.assertRegex(dom, r'id="rows-text">[\d.]+ of prompts, [\d.]+ decoding, [\d.]+ guesses, at most 128;')
+        self.assertRegex(dom, r'id="rows-text">[\d.]+ of prompts, [\d.]+ decoding, '
+                              r'[\d.]+ guesses, at most 128;')
 
     def test_it_tells_no_ids_and_no_text_and_needs_nothing_from_elsewhere(self):
         page, state = self.daemon.http("/"), self.daemon.http("/status.json")
