@@ -226,12 +226,9 @@ absl::Status RequestParser::ParseStops(const v1::StopConditions& proto,
     return InvalidField("stop.stop_token_ids", absl::StrCat("at most ", kMaxStopTokens, " tokens"),
                         absl::StrCat(proto.stop_token_ids_size()));
   }
+  RETURN_IF_ERROR(CheckTokens("stop.stop_token_ids", proto.stop_token_ids()));
   Request* request = &parsed->request;
-  for (int i = 0; i < proto.stop_token_ids_size(); ++i) {
-    RETURN_IF_ERROR(
-        CheckToken(absl::StrCat("stop.stop_token_ids[", i, "]"), proto.stop_token_ids(i)));
-    request->stop_tokens.push_back(proto.stop_token_ids(i));
-  }
+  request->stop_tokens.assign(proto.stop_token_ids().begin(), proto.stop_token_ids().end());
   const std::span<const TokenId> end_tokens = tokenizer_->end_tokens();
   request->banned_before_min = request->stop_tokens;
   request->banned_before_min.insert(request->banned_before_min.end(), end_tokens.begin(),

@@ -163,8 +163,9 @@ HttpReply Server::Readiness() const {
 }
 
 void Server::RequestDrain(std::optional<double> timeout_seconds) {
-  if (timeout_seconds.has_value()) drain_timeout_seconds_ = *timeout_seconds;
-  if (timeout_seconds.has_value()) {  // of several, the shortest counts
+  if (timeout_seconds.has_value()) {
+    drain_timeout_seconds_ = *timeout_seconds;
+    // The engine keeps the shortest of several.
     engine_->StartDrain(engine_->Now() + Nanoseconds(*timeout_seconds));
   }
   if (!drain_requested_.exchange(true)) parts_.on_drain_request();

@@ -38,11 +38,11 @@ QuotaLease& QuotaLease::operator=(QuotaLease&& other) noexcept {
 }
 
 QuotaLease::~QuotaLease() {
-  if (quotas_ != nullptr) quotas_->Close(tenant_, num_sequences_);
+  if (quotas_ != nullptr) quotas_->Release(tenant_, num_sequences_, 1);
 }
 
 void QuotaLease::EndSequences() {
-  if (quotas_ != nullptr) quotas_->EndSequences(tenant_, std::exchange(num_sequences_, 0));
+  if (quotas_ != nullptr) quotas_->Release(tenant_, std::exchange(num_sequences_, 0), 0);
 }
 
 void QuotaLease::ChargeCompletion(int64_t num_tokens) {
@@ -112,16 +112,11 @@ absl::StatusOr<QuotaLease> TenantQuotas::Admit(const std::string& tenant,
   return QuotaLease(this, tenant, use.num_sequences, use.prompt_tokens);
 }
 
-void TenantQuotas::EndSequences(const std::string& tenant, int num_sequences) {
-  MutexLock lock(&mutex_);
-  usage_[tenant].num_sequences -= num_sequences;
-}
-
-void TenantQuotas::Close(const std::string& tenant, int num_sequences) {
+void TenantQuotas::Release(const std::string& tenant, int num_sequences, int num_leases) {
   MutexLock lock(&mutex_);
   Usage& usage = usage_[tenant];
   usage.num_sequences -= num_sequences;
-  --usage.num_open;
+  usage.num_open -= num_leases;
 }
 
 void TenantQuotas::Charge(const std::string& tenant, int64_t num_tokens) {

@@ -85,8 +85,7 @@ class TenantQuotas {
 
   static absl::Status FillUpAndCheck(const std::string& tenant, const TenantLimits& limits,
                                      TimeNs now, Usage* usage);
-  void EndSequences(const std::string& tenant, int num_sequences) EXCLUDES_LOCK(mutex_);
-  void Close(const std::string& tenant, int num_sequences) EXCLUDES_LOCK(mutex_);
+  void Release(const std::string& tenant, int num_sequences, int num_leases) EXCLUDES_LOCK(mutex_);
   void Charge(const std::string& tenant, int64_t num_tokens) EXCLUDES_LOCK(mutex_);
   void Refund(const std::string& tenant, int64_t prompt_tokens) EXCLUDES_LOCK(mutex_);
 
