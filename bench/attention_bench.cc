@@ -172,7 +172,8 @@ void RegisterPath(const std::string& path, CpuIsa isa, int threads) {
   }
   auto* wide = add("prefill_hd128_32over8", BM_Prefill, kLlama8B);
   UseClock(wide->Args({threads, 512})->ArgNames(prefill_args), threads);
-  for (const auto& [length, sequences] : {std::pair{256, 1}, {2048, 1}, {2048, 8}}) {
+  for (const auto& [length, sequences] :
+       {std::pair{256, 1}, {2048, 1}, {2048, 8}, {160, 8}, {160, 32}}) {
     auto* bench = add("decode_30_layers_hd64_9over3", BM_Decode, kSmolLm);
     UseClock(
         bench->Args({threads, length, sequences})->ArgNames({"threads", "length", "sequences"}),

@@ -78,6 +78,13 @@ SIMD_INLINE void MergeRow(int padded_dim, const float* part, float* total) {
   total[maximum] = new_maximum;
 }
 
+SIMD_INLINE void MergeRows(const Block& block, const float* part) {
+  for (int r = 0; r < block.num_packed_rows; ++r) {
+    const int64_t offset = int64_t{r} * block.part_stride;
+    MergeRow(block.padded_dim, part + offset, block.total + offset);
+  }
+}
+
 // out = o / sum. Adding 0 makes the sign of a zero independent of how many invisible keys, times
 // probability 0, a neighbour's keys added to the chain.
 SIMD_INLINE void WriteRow(const Block& block, const AttentionItem& item, int packed_row) {
@@ -152,14 +159,13 @@ void RunItem(const AttentionCall& call, const AttentionItem& item, const Attenti
     }
     return;
   }
-  ClearParts(block, block.total);
+  float* const later_part = block.part;
+  block.part = block.total;  // the first split's part, which merging into nothing would not change
   for (int split = item.first_split; split < item.end_split; ++split) {
     ClearParts(block, block.part);
     AttendSplit(block, split);
-    for (int r = 0; r < block.num_packed_rows; ++r) {
-      const int64_t offset = int64_t{r} * block.part_stride;
-      MergeRow(block.padded_dim, block.part + offset, block.total + offset);
-    }
+    if (split > item.first_split) MergeRows(block, block.part);
+    block.part = later_part;
   }
   for (int r = 0; r < block.num_packed_rows; ++r) WriteRow(block, item, r);
 }
@@ -170,11 +176,7 @@ void MergeItem(const AttentionCall& call, const AttentionItem& item, const float
   const int64_t split_stride = int64_t{block.num_packed_rows} * block.part_stride;
   ClearParts(block, block.total);
   for (int split = item.first_split; split < item.end_split; ++split) {
-    const float* part = parts + item.parts + (split - item.block_first_split) * split_stride;
-    for (int r = 0; r < block.num_packed_rows; ++r) {
-      const int64_t offset = int64_t{r} * block.part_stride;
-      MergeRow(block.padded_dim, part + offset, block.total + offset);
-    }
+    MergeRows(block, parts + item.parts + (split - item.block_first_split) * split_stride);
   }
   for (int r = 0; r < block.num_packed_rows; ++r) WriteRow(block, item, r);
 }

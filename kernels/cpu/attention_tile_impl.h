@@ -36,8 +36,13 @@ template <int kRows>
 constexpr int kMaxVectors = kMaxAccumulators / kRows < 4 ? kMaxAccumulators / kRows : 4;
 
 // Fewer rows than this read K and V from the page as fp16; more convert the tile once to fp32. From
-// 20 rows on, groups of nearly equal size have 5 or 6.
+// 20 rows on, groups of nearly equal size have 5 or 6. AVX2 alone never converts: Zen 3 does it
+// beside its multiply-adds, and the page takes half as much of the L1 cache as fp32.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int kMinRowsToConvert = 1 << 30;
+#else
 constexpr int kMinRowsToConvert = 20;
+#endif
 
 using KeyPrefetcher = Prefetcher<kIntoL2>;
 
@@ -91,6 +96,8 @@ struct KeyRange {
   int begin;
   int end;
 };
+
+SIMD_INLINE bool SeesNone(KeyRange keys) { return keys.begin >= keys.end; }
 
 SIMD_INLINE KeyRange VisibleKeys(const Block& block, int packed_row, int64_t first_key) {
   const int64_t position = block.first_position + packed_row / block.group;
@@ -244,86 +251,114 @@ SIMD_INLINE Mask16 LaneMask(KeyRange keys, int j) {
   return And(FirstLanes(end), Not(FirstLanes(begin)));
 }
 
-// Turns a row's scores in vectors [first, last) of p into probabilities relative to its running
-// maximum, adds them to its sum, and returns the factor that its earlier o and sum shrink by.
-// kWholeTile: all 64 keys are visible, so nothing needs a mask or leaves the registers.
-template <bool kWholeTile>
-SIMD_INLINE float SoftmaxRow(const Block& block, KeyRange keys, int first, int last, float* p,
-                             float* part) {
-  if constexpr (kWholeTile) {
-    first = 0;
-    last = kTileVectors;
-  }
-  float* sum_lanes = part + block.padded_dim;
-  float& maximum = sum_lanes[16];
-  const float cap_scale = block.call->cap_scale;
-  F32x16 scores[kTileVectors];
-  F32x16 best = F32x16::Broadcast(maximum);
-#pragma GCC unroll 4
-  for (int j = first; j < last; ++j) {
-    scores[j] = Load(p + 16 * j);
-    if (cap_scale != 0.0f) scores[j] = F32x16::Broadcast(cap_scale) * Tanh(scores[j]);
-    if constexpr (!kWholeTile) {
-      scores[j] = Select(LaneMask(keys, j), scores[j], F32x16::Broadcast(kMinusInfinity));
-    }
-    best = Max(best, scores[j]);
-  }
-  const float new_maximum = ReduceMax(best);
-  F32x16 sum = F32x16::Zero();
-#pragma GCC unroll 4
-  for (int j = first; j < last; ++j) {
-    const F32x16 e = Exp2(scores[j] - F32x16::Broadcast(new_maximum));
-    Store(p + 16 * j, e);
-    sum = sum + e;
-  }
-  const float correction = new_maximum == maximum ? 1.0f : Exp2(maximum - new_maximum);
-  Store(sum_lanes, Fma(Load(sum_lanes), F32x16::Broadcast(correction), sum));
-  maximum = new_maximum;
-  return correction;
+// The vectors [first, last) of a group's scores that hold a key some row sees.
+struct VectorRange {
+  int first;
+  int last;
+};
+
+SIMD_INLINE void ClearScores(VectorRange vectors, float* p) {
+  for (int j = vectors.first; j < vectors.last; ++j) Store(p + 16 * j, F32x16::Zero());
 }
 
-// Of one row, whose visible keys may be none.
-SIMD_INLINE float SoftmaxVisible(const Block& block, KeyRange keys, int first, int last, float* p,
-                                 float* part) {
-  if (keys.end - keys.begin == kTile) {
-    return SoftmaxRow<true>(block, keys, first, last, p, part);
+// Caps and masks one row's scores p, and returns the largest of them and `maximum`.
+// kWholeTile: all 64 keys are visible.
+template <bool kWholeTile>
+SIMD_INLINE float LimitScores(float cap_scale, KeyRange keys, VectorRange vectors, float maximum,
+                              float* p) {
+  F32x16 best = F32x16::Broadcast(maximum);
+#pragma GCC unroll 4
+  for (int j = vectors.first; j < vectors.last; ++j) {
+    F32x16 scores = Load(p + 16 * j);
+    if (cap_scale != 0.0f) scores = F32x16::Broadcast(cap_scale) * Tanh(scores);
+    if constexpr (!kWholeTile) {
+      scores = Select(LaneMask(keys, j), scores, F32x16::Broadcast(kMinusInfinity));
+    }
+    if (!kWholeTile || cap_scale != 0.0f) Store(p + 16 * j, scores);
+    best = Max(best, scores);
   }
-  if (keys.begin < keys.end) return SoftmaxRow<false>(block, keys, first, last, p, part);
-  for (int j = first; j < last; ++j) Store(p + 16 * j, F32x16::Zero());
-  return 1.0f;
+  return ReduceMax(best);
+}
+
+// p = 2^(p - maximum); returns the sum by lanes.
+SIMD_INLINE F32x16 Probabilities(VectorRange vectors, float maximum, float* p) {
+  F32x16 sum = F32x16::Zero();
+#pragma GCC unroll 4
+  for (int j = vectors.first; j < vectors.last; ++j) {
+    const F32x16 e = Exp2(Load(p + 16 * j) - F32x16::Broadcast(maximum));
+    Store(p + 16 * j, e);
+    sum = sum + e;
+    // Else GCC computes all vectors at once, in more registers than AVX2 has.
+    if constexpr (!kManyRegisters) __asm__ volatile("" ::: "memory");
+  }
+  return sum;
+}
+
+// Turns the scores p of a group's rows into probabilities relative to each row's running maximum,
+// adds them to its sum, and writes the factor that its earlier o and sum shrink by. Each stage goes
+// over all rows, for one row is a long chain of operations that waits for itself.
+template <int kRows, bool kWholeTile>
+SIMD_INLINE void SoftmaxGroup(const Block& block, const KeyRange (&keys)[kRows],
+                              VectorRange vectors, float* p, float* part,
+                              float (&corrections)[16]) {
+  if constexpr (kWholeTile) vectors = {0, kTileVectors};
+  const int maximum = block.padded_dim + 16;
+  alignas(64) float before[16] = {};
+  alignas(64) float after[16] = {};
+  for (int r = 0; r < kRows; ++r) {
+    before[r] = after[r] = part[r * block.part_stride + maximum];
+    if (SeesNone(keys[r])) continue;
+    after[r] =
+        LimitScores<kWholeTile>(block.call->cap_scale, keys[r], vectors, before[r], p + r * kTile);
+  }
+  const F32x16 shrink = Exp2(Load(before) - Load(after));
+  Store(corrections, Select(Equal(Load(before), Load(after)), F32x16::Broadcast(1.0f), shrink));
+  for (int r = 0; r < kRows; ++r) {
+    if (SeesNone(keys[r])) {
+      ClearScores(vectors, p + r * kTile);
+      corrections[r] = 1.0f;
+      continue;
+    }
+    const F32x16 sum = Probabilities(vectors, after[r], p + r * kTile);
+    float* sum_lanes = part + r * block.part_stride + block.padded_dim;
+    Store(sum_lanes, Fma(Load(sum_lanes), F32x16::Broadcast(corrections[r]), sum));
+    part[r * block.part_stride + maximum] = after[r];
+  }
 }
 
 // Rows [first_row, first_row + kRows) of the block against one tile.
 template <int kRows, typename T>
 [[gnu::noinline]] void AttendGroup(const Block& block, int first_row, const Tile<T>& tile) {
-  const KeyRange first_keys = VisibleKeys(block, first_row, tile.first_key);
-  const KeyRange last_keys = VisibleKeys(block, first_row + kRows - 1, tile.first_key);
-  const KeyRange keys = {first_keys.begin, last_keys.end};  // both ends ascend with the row
-  if (keys.begin >= keys.end) return;
-  const int first = keys.begin / 16;
-  const int last = (keys.end + 15) / 16;
+  KeyRange row_keys[kRows];
+  for (int r = 0; r < kRows; ++r) row_keys[r] = VisibleKeys(block, first_row + r, tile.first_key);
+  // Both ends ascend with the row.
+  const KeyRange keys = {row_keys[0].begin, row_keys[kRows - 1].end};
+  const bool all_whole = row_keys[kRows - 1].begin == 0 && row_keys[0].end == kTile;
+  if (SeesNone(keys)) return;
+  const VectorRange vectors = {keys.begin / 16, (keys.end + 15) / 16};
 
   alignas(64) float p[kRows * kTile];
-  float correction[kRows];
+  alignas(64) float corrections[16];
   float* part = block.part + int64_t{first_row} * block.part_stride;
   const int head_dim = block.call->head_dim;
   const float* q = block.q + int64_t{first_row} * head_dim;
   constexpr int kMax = kMaxVectors<kRows>;
   const int num_next_keys = (tile.next.num_keys + kKeyBlockTokens - 1) & -kKeyBlockTokens;
   KeyPrefetcher prefetch_k(tile.next.k, num_next_keys * head_dim * int64_t{sizeof(uint16_t)},
-                           int64_t{NumRuns<kMax>(first, last)} * head_dim);
-  ForVectorRuns<kMax>(first, last, ScoreStep<kRows, T>{block, tile, q, &prefetch_k, p});
-  for (int r = 0; r < kRows; ++r) {
-    const KeyRange row_keys = VisibleKeys(block, first_row + r, tile.first_key);
-    correction[r] =
-        SoftmaxVisible(block, row_keys, first, last, p + r * kTile, part + r * block.part_stride);
+                           int64_t{NumRuns<kMax>(vectors.first, vectors.last)} * head_dim);
+  ForVectorRuns<kMax>(vectors.first, vectors.last,
+                      ScoreStep<kRows, T>{block, tile, q, &prefetch_k, p});
+  if (all_whole) {
+    SoftmaxGroup<kRows, true>(block, row_keys, vectors, p, part, corrections);
+  } else {
+    SoftmaxGroup<kRows, false>(block, row_keys, vectors, p, part, corrections);
   }
   const int num_vectors = block.padded_dim / 16;
   KeyPrefetcher prefetch_v(tile.next.k + ValueOffset(head_dim),
                            tile.next.num_keys * block.padded_dim * int64_t{sizeof(uint16_t)},
                            int64_t{NumRuns<kMax>(0, num_vectors)} * (keys.end - keys.begin));
   ForVectorRuns<kMax>(0, num_vectors,
-                      OutputStep<kRows, T>{block, tile, p, correction, keys, &prefetch_v, part});
+                      OutputStep<kRows, T>{block, tile, p, corrections, keys, &prefetch_v, part});
 }
 
 template <typename T>
