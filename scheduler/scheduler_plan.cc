@@ -89,13 +89,14 @@ void Scheduler::PlanDecodes() {
 }
 
 // Where sequences decode, prompts get the rows that the target time leaves. They move on at any
-// rate: a step may take twice as long as its decodes need, and kMinPrefillRows are always allowed.
+// rate: a step may take 2.5 times as long as its decodes need, and kMinPrefillRows are always
+// allowed.
 void Scheduler::LimitPrefillRows() {
   const int num_decodes = plan_->num_tokens;
   int num_rows = limits_.max_batch_tokens - num_decodes;
   if (options_.target_step_time > 0 && num_decodes > 0 && step_time_.is_ready()) {
     const StepWork decodes = plan_->work();
-    const TimeNs limit = std::max(options_.target_step_time, 2 * step_time_.Predict(decodes));
+    const TimeNs limit = std::max(options_.target_step_time, step_time_.Predict(decodes) * 5 / 2);
     num_rows = std::min(num_rows, std::max(kMinPrefillRows, NumRowsWithin(limit, decodes)));
   }
   row_limit_ = num_decodes + num_rows;

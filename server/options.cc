@@ -126,8 +126,8 @@ void AddStepOptions(CLI::App* app, ServerOptions* options) {
   group
       .Add("target-itl-ms", "MILLISECONDS", &options->target_itl_ms,
            "inter-token latency to keep while prompts are computed beside decoding sequences; a "
-           "smaller one means steadier streams and later first tokens. A step may always take "
-           "twice what its decodes need, and compute 16 prompt tokens; 0: prompts get all rows")
+           "smaller one means steadier streams and later first tokens. A step may always take 2.5 "
+           "times what its decodes need, and compute 16 prompt tokens; 0: prompts get all rows")
       ->check(CLI::Range(0.0, 1e6));
   group
       .Add("speculate", "NAME", &options->speculate,

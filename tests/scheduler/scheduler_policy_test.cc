@@ -254,6 +254,24 @@ TEST(SchedulerPolicy, APromptLeavesDecodingItsTargetTime) {
   EXPECT_EQ(harness.Step(), "2:100");
 }
 
+// Twenty decoding rows take 20 ms: the step may take 50, whatever the target.
+TEST(SchedulerPolicy, AStepMayTakeTwoAndAHalfTimesWhatItsDecodesNeed) {
+  ExecutorLimits limits = SmallLimits();
+  limits.num_pages = 512;
+  limits.max_batch_tokens = 100;
+  limits.max_running = limits.max_samples = 32;
+  SchedulerOptions options;
+  options.target_step_time = 1;
+  SchedulerHarness harness(limits, options);
+  harness.ns_per_row = 1'000'000;
+  for (RequestId id = 1; id <= 20; ++id) harness.scheduler.Add(MakeRequest(id, 2, 40), 0);
+  for (int i = 0; i < 20; ++i) harness.Step();  // the model learns
+  harness.scheduler.Add(MakeRequest(21, 100, 1), harness.now);
+  const TimeNs before = harness.now;
+  harness.Step();
+  EXPECT_NEAR(static_cast<double>(harness.now - before), 50e6, 3e6);
+}
+
 // Two such steps would take 60 ms: the prompts would never start if the target were all.
 TEST(SchedulerPolicy, APromptMovesOnThoughDecodingAloneMissesTheTarget) {
   ExecutorLimits limits = SmallLimits();
