@@ -4,9 +4,10 @@ with probes of the machine's own peaks in the same run. Ours is always measured 
 gRPC and all; single-stream figures of llama.cpp come from its own bench programs, which serve nobody.
 
     bench/peers/compare.py --model FILE [--rounds 3] [--threads 2] [--rows decode_1,prefill_512]
-                           [--isa avx2] [--out bench/results/NAME]
+                           [--isa avx2] [--out bench/results/NAME [--add]]
 
---isa avx2 keeps both sides to AVX2, as on a machine that has no more.
+--isa avx2 keeps both sides to AVX2, as on a machine that has no more. --add: to the rounds that --out has
+from a run of the same build, since a round takes some twenty minutes.
 Needs a release build; builds llama.cpp where it is missing. Prints the table of ratios and writes
 peers.json, peers.md and, where matplotlib is there, peers.png into --out.
 """
@@ -192,9 +193,8 @@ def cpu(isa):
     return name, "vnni" if "avx512_vnni" in flags and isa == "native" else "avx2"
 
 
-def measure(sides, parts, rounds, threads):
-    """[round][side][row], in turns; given out after each round, with those before it."""
-    turns = []
+def measure(sides, parts, rounds, threads, turns):
+    """Adds to turns: [round][side][row], sides in turns; gives all out after each round."""
     for number in range(rounds):
         turn = {"probe": probe(threads)}
         print(f"round {number + 1}: {turn['probe']}", flush=True)
@@ -299,7 +299,10 @@ def main():
     parser = parser_of(__doc__, rounds=3)
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(GOALS))
     parser.add_argument("--formats", type=lambda text: text.split(","), default=["Q4_0", "Q8_0"])
+    parser.add_argument("--add", action="store_true")
     args = parser.parse_args()
+    if args.add and not args.out:
+        parser.error("--add needs --out")
     programs = llama_cpp.build(args.isa)
     files = {"same file": args.model}
     files |= {kind: llama_cpp.requantized(programs, args.model, kind) for kind in args.formats}
@@ -308,7 +311,8 @@ def main():
     parts = [part for part, rows in PARTS.items() if set(rows) & set(args.rows)]
 
     name, kind = cpu(args.isa)
-    for turns in measure(sides, parts, args.rounds, args.threads):
+    turns = json.loads((args.out / "peers.json").read_text())["rounds"] if args.add else []
+    for turns in measure(sides, parts, args.rounds, args.threads, turns):
         table = summarize(turns, [row for row in GOALS if row in args.rows], list(files), kind)
         title = (f"{name} ({kind}), {args.threads} threads, {args.model.name}, "
                  f"{datetime.date.today()}, {len(turns)} rounds")
