@@ -45,7 +45,7 @@ class Setup {
       kv_lengths_.push_back(length);
       page_starts_.push_back(pages_each * (i + 1));
     }
-    page_ids_.resize(static_cast<size_t>(pages_each * num_sequences));
+    page_ids_.resize(static_cast<size_t>(pages_each) * static_cast<size_t>(num_sequences));
     std::iota(page_ids_.begin(), page_ids_.end(), 0);
     batch_ = {query_starts_, kv_lengths_, page_starts_, page_ids_};
     layer_bytes_ = CpuKvPageBytes(spec) * page_ids_.size();
