@@ -193,8 +193,8 @@ def cpu(isa):
     return name, "vnni" if "avx512_vnni" in flags and isa == "native" else "avx2"
 
 
-def measure(sides, parts, rounds, threads, turns):
-    """Adds to turns: [round][side][row], sides in turns; gives all out after each round."""
+def measure(sides, parts, rounds, threads):
+    """Each round's [side][row], sides in turns."""
     for number in range(rounds):
         turn = {"probe": probe(threads)}
         print(f"round {number + 1}: {turn['probe']}", flush=True)
@@ -204,8 +204,7 @@ def measure(sides, parts, rounds, threads, turns):
                 turn.setdefault(name, {}).update(figures)
                 shown = ", ".join(f"{row} {value:.4g}" for row, value in figures.items())
                 print(f"  {name}: {shown}", flush=True)
-        turns.append(turn)
-        yield turns
+        yield turn
 
 
 def ratio(turns, row, theirs):
@@ -312,7 +311,8 @@ def main():
 
     name, kind = cpu(args.isa)
     turns = json.loads((args.out / "peers.json").read_text())["rounds"] if args.add else []
-    for turns in measure(sides, parts, args.rounds, args.threads, turns):
+    for turn in measure(sides, parts, args.rounds, args.threads):
+        turns.append(turn)
         table = summarize(turns, [row for row in GOALS if row in args.rows], list(files), kind)
         title = (f"{name} ({kind}), {args.threads} threads, {args.model.name}, "
                  f"{datetime.date.today()}, {len(turns)} rounds")

@@ -21,21 +21,25 @@ SIMD_INLINE void ConvertHalfs(const uint16_t* in, int64_t count, float* out) {
   for (int64_t i = 0; i < count; i += 16) Store(out + i, LoadHalf(in + i));
 }
 
-SIMD_INLINE void AttendPage(const Block& block, int64_t tile_index) {
+SIMD_INLINE void AttendConverted(const Block& block, int64_t tile_index) {
   const int64_t first_key = tile_index * kTile;
   const int head_dim = block.call->head_dim;
   const uint16_t* k = KeysOfTile(block, tile_index).k;
-  const uint16_t* v = k + ValueOffset(head_dim);
-  if (block.num_packed_rows < kMinRowsToConvert) {
-    const bool is_last = tile_index + 1 == block.end_tile;
-    const PageKeys next = is_last ? block.next_item : KeysOfTile(block, tile_index + 1);
-    AttendTile(block, Tile<uint16_t>{k, v, next, first_key});
-    return;
-  }
   const KeyRange last_keys = VisibleKeys(block, block.num_packed_rows - 1, first_key);
   ConvertHalfs(k, KeyOffset(head_dim, (last_keys.end + 15) / 16 * 16, 0), block.k_tile);
-  ConvertHalfs(v, int64_t{last_keys.end} * block.padded_dim, block.v_tile);
+  ConvertHalfs(k + ValueOffset(head_dim), int64_t{last_keys.end} * block.padded_dim, block.v_tile);
   AttendTile(block, Tile<float>{block.k_tile, block.v_tile, {k, 0}, first_key});
+}
+
+SIMD_INLINE void AttendPage(const Block& block, int64_t tile_index) {
+  if constexpr (kConvertsTiles) {
+    if (block.num_packed_rows >= kMinRowsToConvert) return AttendConverted(block, tile_index);
+  }
+  const uint16_t* k = KeysOfTile(block, tile_index).k;
+  const uint16_t* v = k + ValueOffset(block.call->head_dim);
+  const bool is_last = tile_index + 1 == block.end_tile;
+  const PageKeys next = is_last ? block.next_item : KeysOfTile(block, tile_index + 1);
+  AttendTile(block, Tile<uint16_t>{k, v, next, tile_index * kTile});
 }
 
 SIMD_INLINE void ClearParts(const Block& block, float* parts) {

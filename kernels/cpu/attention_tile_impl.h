@@ -35,14 +35,16 @@ constexpr bool kManyRegisters = false;
 template <int kRows>
 constexpr int kMaxVectors = kMaxAccumulators / kRows < 4 ? kMaxAccumulators / kRows : 4;
 
-// Fewer rows than this read K and V from the page as fp16; more convert the tile once to fp32. From
-// 20 rows on, groups of nearly equal size have 5 or 6. AVX2 alone never converts: Zen 3 does it
-// beside its multiply-adds, and the page takes half as much of the L1 cache as fp32.
+// Whether many rows have a tile of K and V converted to fp32 for all of them. AVX2 alone reads fp16
+// each time: Zen 3 converts beside its multiply-adds, and a page takes half as much of the L1
+// cache.
 #if defined(__AVX2__) && !defined(__AVX512F__)
-constexpr int kMinRowsToConvert = 1 << 30;
+constexpr bool kConvertsTiles = false;
 #else
-constexpr int kMinRowsToConvert = 20;
+constexpr bool kConvertsTiles = true;
 #endif
+// As many, at least: from here on, groups of nearly equal size have 5 or 6.
+constexpr int kMinRowsToConvert = 20;
 
 using KeyPrefetcher = Prefetcher<kIntoL2>;
 
