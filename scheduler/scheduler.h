@@ -26,7 +26,8 @@ struct SchedulerOptions {
   int64_t max_waiting_prompt_tokens = 1 << 20;
 
   bool prefix_cache = true;
-  // Rows of one prompt a step while others want some; 0: half of what decoding leaves.
+  // Rows of one prompt a step while others want some; 0: half of what decoding leaves, but all that
+  // it lacks where those would fit one step.
   int max_prefill_chunk = 0;
   TimeNs target_step_time = 0;   // of steps that also decode (see LimitPrefillRows); 0: none
   int max_draft_tokens = 0;      // guessed ahead in a step for a sequence; 0: no speculation
@@ -151,6 +152,7 @@ class Scheduler {
   void ExpireDeadlines(std::vector<TokenEvent>* events);
   void PlanDecodes();
   void LimitPrefillRows();
+  int ChunkLimit(int num_lacking) const;
   int NumRowsWithin(TimeNs limit, const StepWork& decodes) const;
   void PlanPrefills();
   void GiveLeftoverRows();
@@ -247,10 +249,10 @@ class Scheduler {
   std::vector<StepPlan> plans_;  // [limits.max_in_flight], a ring: those in flight, then the next
   int first_in_flight_ = 0;      // index of the oldest
   int num_in_flight_ = 0;
-  StepPlan* plan_;        // of this step: the one being planned, or planned last
-  TimeNs committed_ = 0;  // time of the last Commit
-  int row_limit_ = 0;     // rows of this step at most
-  int chunk_limit_ = 0;   // and of one prompt while others want some
+  StepPlan* plan_;            // of this step: the one being planned, or planned last
+  TimeNs committed_ = 0;      // time of the last Commit
+  int row_limit_ = 0;         // rows of this step at most
+  int long_chunk_limit_ = 0;  // and of one prompt that no step could hold, while others want some
   uint64_t step_ = 0;
   TimeNs now_ = 0;              // of the last Plan
   bool pages_ran_out_ = false;  // in this step: nothing starts

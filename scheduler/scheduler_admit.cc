@@ -95,7 +95,7 @@ WaitReason Scheduler::TryAdmit(const Candidate& candidate) {
 
 bool Scheduler::StaysPartial(const Sequence& sequence) const {
   const int num_rows = static_cast<int>(sequence.tokens.size()) - match_.num_tokens;
-  return num_rows > std::min(chunk_limit_, rows_left());
+  return num_rows > std::min(ChunkLimit(num_rows), rows_left());
 }
 
 void Scheduler::MatchPrefix(const Sequence& sequence) {
@@ -171,7 +171,7 @@ void Scheduler::Start(const Candidate& candidate) {
   TakePages(sequence);
   AccountStart(sequence);
   InsertRunning(sequence);
-  PlanRows(sequence, chunk_limit_);
+  PlanRows(sequence, ChunkLimit(sequence->num_lacking()));
   CHECK_EQ(sequence->planned_in_step, step_) << "a sequence starts without a row";
   if (sequence->num_lacking() > 0) ++num_partial_;
 }

@@ -55,7 +55,7 @@ void Scheduler::BeginStep(TimeNs now) {
   plan_->page_copies.clear();
   plan_->drafts.clear();
   plan_->num_tokens = plan_->num_prefill_tokens = plan_->num_samples = 0;
-  row_limit_ = chunk_limit_ = limits_.max_batch_tokens;
+  row_limit_ = long_chunk_limit_ = limits_.max_batch_tokens;
   pages_ran_out_ = false;
 }
 
@@ -100,8 +100,15 @@ void Scheduler::LimitPrefillRows() {
     num_rows = std::min(num_rows, std::max(kMinPrefillRows, NumRowsWithin(limit, decodes)));
   }
   row_limit_ = num_decodes + num_rows;
-  const bool is_chunk_given = options_.max_prefill_chunk > 0;
-  chunk_limit_ = is_chunk_given ? options_.max_prefill_chunk : std::max(1, num_rows / 2);
+  long_chunk_limit_ = std::max(1, num_rows / 2);
+}
+
+// Rows of a prompt while others want some. A long one leaves them half. What would fit one step is
+// not cut for those behind it: to share rows evenly only delays the first token of whoever is
+// ahead.
+int Scheduler::ChunkLimit(int num_lacking) const {
+  if (options_.max_prefill_chunk > 0) return options_.max_prefill_chunk;
+  return num_lacking <= limits_.max_batch_tokens ? num_lacking : long_chunk_limit_;
 }
 
 // Rows of the prompt that is furthest, and so dearest, with which a step stays within `limit`.
@@ -128,7 +135,7 @@ void Scheduler::PlanPrefills() {
   num_partial_ = 0;
   for (Sequence* const sequence : running_) {
     if (sequence->parked || sequence->num_lacking() == 0) continue;
-    PlanRows(sequence, chunk_limit_);
+    PlanRows(sequence, ChunkLimit(sequence->num_lacking()));
     if (sequence->num_lacking() > 0) ++num_partial_;
   }
 }

@@ -16,9 +16,9 @@ TEST(SchedulerPolicy, RunsMoreUrgentRequestsFirst) {
     request.priority = priorities[id - 1];
     harness.scheduler.Add(std::move(request), 0);
   }
-  EXPECT_EQ(harness.Step(), "3:4 2:4");
-  EXPECT_EQ(harness.Explain(1).wait_reason, WaitReason::kTokenBudget);
-  EXPECT_EQ(harness.Step(), "3:4 2:4");
+  EXPECT_EQ(harness.Step(), "3:8");
+  EXPECT_EQ(harness.Explain(2).wait_reason, WaitReason::kTokenBudget);
+  EXPECT_EQ(harness.Step(), "2:8");
   EXPECT_EQ(harness.Step(), "1:8");
 }
 

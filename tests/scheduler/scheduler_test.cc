@@ -34,6 +34,14 @@ TEST(Scheduler, SharesRowsBetweenPromptsAndWastesNone) {
   EXPECT_EQ(harness.Step(), "");
 }
 
+TEST(Scheduler, FinishesAPromptThatAStepCouldHoldBeforeTheNext) {
+  SchedulerHarness harness(SmallLimits(), {});
+  harness.scheduler.Add(MakeRequest(1, 6, 1), 0);
+  harness.scheduler.Add(MakeRequest(2, 7, 1), 0);
+  EXPECT_EQ(harness.Step(), "1:6 2:2");
+  EXPECT_EQ(harness.Step(), "2:5");
+}
+
 TEST(Scheduler, CapsTheChunkOfOnePrompt) {
   SchedulerOptions options;
   options.max_prefill_chunk = 2;
