@@ -14,11 +14,6 @@ std::shared_ptr<grpc::ChannelCredentials> MakeCredentials(const ConnectionOption
                                .pem_cert_chain = options.tls_certificate});
 }
 
-// Files that were written with an editor end in one.
-std::string WithoutLineEnd(const std::string& text) {
-  return text.substr(0, text.find_last_not_of("\r\n") + 1);
-}
-
 }  // namespace
 
 std::shared_ptr<grpc::Channel> Connect(const ConnectionOptions& options) {
@@ -37,7 +32,7 @@ void PrepareContext(const ConnectionOptions& options, grpc::ClientContext* conte
                           std::chrono::duration_cast<std::chrono::microseconds>(timeout));
   }
   if (!options.api_key.empty()) {
-    context->AddMetadata("authorization", "Bearer " + WithoutLineEnd(options.api_key));
+    context->AddMetadata("authorization", "Bearer " + options.api_key);
   }
   if (!options.tenant.empty()) context->AddMetadata(options.tenant_metadata, options.tenant);
 }

@@ -1,6 +1,7 @@
 #include "client/options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 
@@ -9,21 +10,48 @@ namespace {
 
 constexpr size_t kMaxFileBytes = size_t{1} << 20;
 
-// A flag that names a file and takes its contents.
-void AddFile(CLI::App* app, const std::string& flag, std::string* contents,
-             const std::string& help) {
-  const auto read = [contents](const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    contents->assign(std::istreambuf_iterator<char>(file), {});
-    if (file.bad() || contents->empty() || contents->size() > kMaxFileBytes) {
-      throw CLI::ValidationError("expected a file of 1 byte to 1 MiB, got " + path);
-    }
-  };
-  app->add_option_function<std::string>(flag, read, help)->check(CLI::ExistingFile);
+// gRPC aborts on metadata that it cannot send ("Custom-Metadata" in its protocol over HTTP/2). What
+// these return is the flag's error, empty for none; a value may be secret, so it is not in there.
+std::string CheckMetadataValue(const std::string& value) {
+  const bool is_printable = std::ranges::all_of(value, [](char c) { return c >= ' ' && c <= '~'; });
+  return is_printable ? "" : "expected printable ASCII on one line";
+}
+
+std::string CheckMetadataKey(const std::string& key) {
+  const bool is_key = !key.empty() && std::ranges::all_of(key, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+  });
+  return is_key ? "" : "expected lower-case letters, digits, '-', '_' and '.', got '" + key + "'";
+}
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string contents(std::istreambuf_iterator<char>(file), {});
+  if (file.bad() || contents.empty() || contents.size() > kMaxFileBytes) {
+    throw CLI::ValidationError("expected a file of 1 byte to 1 MiB, got " + path);
+  }
+  return contents;
+}
+
+// Without the line end of a file written with an editor.
+std::string ReadApiKey(const std::string& path) {
+  std::string key = ReadFile(path);
+  key.erase(key.find_last_not_of("\r\n") + 1);
+  if (key.empty() || !CheckMetadataValue(key).empty()) {
+    throw CLI::ValidationError("--api-key-file: expected one line of printable ASCII in " + path);
+  }
+  return key;
+}
+
+// A flag that names a file and takes what `read` makes of it.
+void AddFile(CLI::App* app, const std::string& flag, std::string* contents, const std::string& help,
+             std::string (*read)(const std::string& path) = ReadFile) {
+  const auto take = [contents, read](const std::string& path) { *contents = read(path); };
+  app->add_option_function<std::string>(flag, take, help)->check(CLI::ExistingFile);
 }
 
 void AddSecurityFlags(CLI::App* app, ConnectionOptions* connection) {
-  AddFile(app, "--api-key-file", &connection->api_key, "File with the API key");
+  AddFile(app, "--api-key-file", &connection->api_key, "File with the API key", ReadApiKey);
   AddFile(app, "--tls-ca", &connection->tls_authorities,
           "PEM certificates to check the daemon's against; default: plaintext");
   AddFile(app, "--tls-cert", &connection->tls_certificate, "PEM certificate chain to present");
@@ -34,8 +62,10 @@ void AddConnectionFlags(CLI::App* app, Options* options) {
   ConnectionOptions& connection = options->connection;
   app->add_option("--target", connection.target, "Daemon's HOST:PORT")->capture_default_str();
   app->add_option("--deadline", connection.deadline_seconds, "Seconds a call may take");
-  app->add_option("--tenant", connection.tenant, "Tenant, sent as metadata");
+  app->add_option("--tenant", connection.tenant, "Tenant, sent as metadata")
+      ->check(CheckMetadataValue);
   app->add_option("--tenant-metadata", connection.tenant_metadata, "Metadata key of the tenant")
+      ->check(CheckMetadataKey)
       ->capture_default_str();
   AddSecurityFlags(app, &connection);
   app->add_flag("--json", options->json, "Print one JSON object");

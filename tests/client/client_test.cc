@@ -9,6 +9,7 @@
 #include "client/json_output.h"
 #include "client/load.h"
 #include "client/options.h"
+#include "tests/support/temp_file.h"
 
 namespace tessera {
 namespace {
@@ -119,6 +120,19 @@ TEST(ClientOptionsTest, RefusesWhatItCannotSend) {
   EXPECT_GT(Parse({"generate", "--prompt", "a", "--logit-bias", "5"}, &options), 0);
   EXPECT_GT(Parse({"bench", "--goodput", "speed:3"}, &options), 0);
   EXPECT_GT(Parse({}, &options), 0);
+}
+
+// gRPC would abort on them.
+TEST(ClientOptionsTest, RefusesMetadataThatGrpcCannotSend) {
+  Options options;
+  EXPECT_GT(Parse({"info", "--tenant", "Zo\xC3\xAB"}, &options), 0);
+  EXPECT_GT(Parse({"info", "--tenant", "a\nb"}, &options), 0);
+  EXPECT_GT(Parse({"info", "--tenant-metadata", "X-Tenant"}, &options), 0);
+  EXPECT_GT(Parse({"info", "--tenant-metadata", ""}, &options), 0);
+  EXPECT_GT(Parse({"info", "--api-key-file", TempFile("two\nlines\n").path()}, &options), 0);
+  EXPECT_GT(Parse({"info", "--api-key-file", TempFile("\n").path()}, &options), 0);
+  ASSERT_EQ(Parse({"info", "--api-key-file", TempFile("a key\r\n").path()}, &options), -1);
+  EXPECT_EQ(options.connection.api_key, "a key");
 }
 
 TEST(ClientOptionsTest, BenchTakesTheSpellingsOfVllmBench) {
