@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <future>
 #include <memory>
@@ -66,6 +67,27 @@ inline void InStepOf(FakeExecutor* executor, const Request& request, int positio
     return static_cast<TokenId>(tokens.size());
   };
 }
+
+// Sums of what an engine reports.
+class CountingObserver final : public EngineObserver {
+ public:
+  void OnStep(const StepReport& report) override {
+    num_rows += report.num_rows;
+    num_prefill_rows += report.num_prefill_rows;
+    num_samples += report.num_samples;
+    num_preemptions = report.stats.num_preemptions;
+    last_step = report.step;
+  }
+  void OnIdle(const SchedulerStats& stats) override { idle_running = stats.num_running_sequences; }
+
+  // Read after a drain.
+  int num_rows = 0;
+  int num_prefill_rows = 0;
+  int num_samples = 0;
+  int64_t num_preemptions = 0;
+  uint64_t last_step = 0;
+  int idle_running = -1;
+};
 
 // A clock at rest unless a test moves it, a KV-faithful fake model, an engine around them.
 struct EngineHarness {
