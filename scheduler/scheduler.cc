@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "base/philox.h"
 
 namespace tessera {
 namespace {
@@ -91,8 +90,6 @@ void Scheduler::Add(Request request, TimeNs now) {
     sequence.index = i;
     sequence.state = i == 0 ? SequenceState::kWaiting : SequenceState::kForking;
     sequence.priority = request.priority;
-    sequence.sampling = request.sampling;
-    sequence.sampling.seed = ForkSeed(request.sampling.seed, i);
     sequence.waiting_since = now;
     sequence.report.prompt_tokens = state->prompt_length;
     sequence.report.arrived = now;

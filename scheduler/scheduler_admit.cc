@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/philox.h"
 #include "scheduler/scheduler.h"
 
 namespace tessera {
@@ -183,6 +184,8 @@ void Scheduler::TakeSlots(Sequence* sequence) {
     other.slot = free_slots_.back();
     free_slots_.pop_back();
     if (other.tokens.empty()) other.tokens = sequence->tokens;
+    other.sampling = owner->request.sampling;
+    other.sampling.seed = ForkSeed(owner->request.sampling.seed, other.index);
     other.tokens.reserve(owner->max_length);
     other.pages.reserve(cache_.PagesFor(owner->max_length));
     plan_->slot_starts.push_back(&other);

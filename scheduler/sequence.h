@@ -45,7 +45,7 @@ struct Sequence {
   bool pinned = false;  // preempted max_preemptions times: gives way only to older pinned ones
   int priority = 0;     // the request's, or better once it was overdue
 
-  SamplingParams sampling;      // with this sequence's own seed
+  SamplingParams sampling;      // with this sequence's own seed, from when it has a slot
   std::vector<TokenId> tokens;  // prompt, then output
   std::vector<PageId> pages;
   int32_t slot = -1;
