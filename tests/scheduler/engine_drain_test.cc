@@ -62,11 +62,7 @@ TEST(EngineDrainTest, EndsWhatIsLeftAtTheDeadline) {
 
 TEST(EngineDrainTest, ALaterCallCanOnlyBringTheDeadlineNearer) {
   Harness harness;
-  harness.clock.AwaitSleeps(1);
-  const auto sink = harness.SubmitAndHold(MakeRequest(1, 5, 200));
-  harness.engine->Park(1, 0);
-  harness.executor.Resume();
-  harness.clock.AwaitSleeps(2);
+  const auto sink = harness.SubmitAndPark(MakeRequest(1, 5, 200));
   harness.engine->StartDrain(kNoDeadline);
   harness.engine->StartDrain(harness.clock.Now() + 2 * kSecond);
   harness.engine->StartDrain(harness.clock.Now() + 9 * kSecond);

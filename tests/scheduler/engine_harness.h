@@ -68,7 +68,7 @@ inline void InStepOf(FakeExecutor* executor, const Request& request, int positio
   };
 }
 
-// Sums of what an engine reports.
+// What an engine reported: sums over its steps, and the latest.
 class CountingObserver final : public EngineObserver {
  public:
   void OnStep(const StepReport& report) override {
@@ -108,6 +108,17 @@ struct EngineHarness {
     const uint64_t num_steps = executor.num_steps();
     auto sink = Submit(std::move(request));
     executor.AwaitSteps(num_steps + 1);
+    return sink;
+  }
+  // As Submit, then parks the sequence in its first step and waits until the engine sleeps for want
+  // of work. REQUIRES: this is the first request.
+  std::shared_ptr<CollectingSink> SubmitAndPark(Request request) {
+    clock.AwaitSleeps(1);
+    const RequestId id = request.id;
+    auto sink = SubmitAndHold(std::move(request));
+    engine->Park(id, 0);
+    executor.Resume();
+    clock.AwaitSleeps(2);
     return sink;
   }
   SchedulerSnapshot Snapshot() {

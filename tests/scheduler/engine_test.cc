@@ -212,11 +212,7 @@ TEST(EngineParkTest, OfParkAndResumeTheLastCounts) {
 
 TEST(EngineParkTest, WithNothingToRunTheEngineSleeps) {
   Harness harness;
-  harness.clock.AwaitSleeps(1);
-  const auto sink = harness.SubmitAndHold(MakeRequest(1, 5, 100));
-  harness.engine->Park(1, 0);
-  harness.executor.Resume();
-  harness.clock.AwaitSleeps(2);
+  const auto sink = harness.SubmitAndPark(MakeRequest(1, 5, 100));
   const uint64_t num_steps = harness.executor.num_steps();
   EXPECT_EQ(harness.Snapshot().stats.num_parked_sequences, 1);
   harness.clock.AwaitSleeps(3);
@@ -232,11 +228,7 @@ TEST(EngineDeadlineTest, WakesAnEngineThatSleeps) {
   Harness harness;
   Request request = MakeRequest(1, 5, 100);
   request.deadline = harness.clock.Now() + 5 * kSecond;
-  harness.clock.AwaitSleeps(1);
-  const auto sink = harness.SubmitAndHold(request);
-  harness.engine->Park(1, 0);
-  harness.executor.Resume();
-  harness.clock.AwaitSleeps(2);
+  const auto sink = harness.SubmitAndPark(request);
   harness.clock.Advance(4 * kSecond);
   EXPECT_EQ(harness.Snapshot().stats.num_parked_sequences, 1);
   harness.clock.Advance(kSecond);
