@@ -10,11 +10,14 @@ namespace {
 
 constexpr size_t kMaxFileBytes = size_t{1} << 20;
 
-// gRPC aborts on metadata that it cannot send ("Custom-Metadata" in its protocol over HTTP/2). What
-// these return is the flag's error, empty for none; a value may be secret, so it is not in there.
-std::string CheckMetadataValue(const std::string& value) {
-  const bool is_printable = std::ranges::all_of(value, [](char c) { return c >= ' ' && c <= '~'; });
-  return is_printable ? "" : "expected printable ASCII on one line";
+// gRPC aborts on metadata that it cannot send ("Custom-Metadata" in its protocol over HTTP/2).
+bool IsMetadataValue(const std::string& value) {
+  return std::ranges::all_of(value, [](char c) { return c >= ' ' && c <= '~'; });
+}
+
+// What these return is the flag's error, empty for none.
+std::string CheckTenant(const std::string& tenant) {
+  return IsMetadataValue(tenant) ? "" : "expected printable ASCII on one line";
 }
 
 std::string CheckMetadataKey(const std::string& key) {
@@ -37,7 +40,7 @@ std::string ReadFile(const std::string& path) {
 std::string ReadApiKey(const std::string& path) {
   std::string key = ReadFile(path);
   key.erase(key.find_last_not_of("\r\n") + 1);
-  if (key.empty() || !CheckMetadataValue(key).empty()) {
+  if (key.empty() || !IsMetadataValue(key)) {
     throw CLI::ValidationError("--api-key-file: expected one line of printable ASCII in " + path);
   }
   return key;
@@ -62,8 +65,7 @@ void AddConnectionFlags(CLI::App* app, Options* options) {
   ConnectionOptions& connection = options->connection;
   app->add_option("--target", connection.target, "Daemon's HOST:PORT")->capture_default_str();
   app->add_option("--deadline", connection.deadline_seconds, "Seconds a call may take");
-  app->add_option("--tenant", connection.tenant, "Tenant, sent as metadata")
-      ->check(CheckMetadataValue);
+  app->add_option("--tenant", connection.tenant, "Tenant, sent as metadata")->check(CheckTenant);
   app->add_option("--tenant-metadata", connection.tenant_metadata, "Metadata key of the tenant")
       ->check(CheckMetadataKey)
       ->capture_default_str();
